@@ -1,0 +1,49 @@
+# The commands of this project. `make help` lists them.
+
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+RUN := $(UV) run --quiet
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format bench pictures lock clean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(UV) ## bring what a new machine lacks: uv, Python packages, Azurite
+	@$(UV) sync --quiet
+	@$(RUN) python -m local.azurite --install
+
+# Without uv on the PATH one from PyPI is put into .tools, and nothing else of the machine changes.
+.tools/bin/uv:
+	@mkdir -p .tools
+	@PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check \
+		--target .tools/packages uv
+	@mkdir -p .tools/bin && cp .tools/packages/bin/uv $@ && rm -rf .tools/packages
+
+run: setup ## start the local system, run a sweep, show what was sent; Ctrl-C ends it
+	@$(RUN) nudge local
+
+test: setup ## run all tests, and say what they prove
+	@$(RUN) pytest
+
+check: setup ## formatting, lint, types, import contracts
+	@$(RUN) ruff format --check .
+	@$(RUN) ruff check .
+	@$(RUN) basedpyright
+	@$(RUN) lint-imports
+
+format: setup ## put the code into shape
+	@$(RUN) ruff format .
+	@$(RUN) ruff check --fix .
+
+bench: setup ## run the benchmarks; prints one table of ratios
+	@$(RUN) python -m tests.bench
+
+pictures: setup ## take the pictures of the README
+	@$(RUN) python -m tests.pictures
+
+lock: setup ## take the newest versions of all packages, pin them and export requirements.txt
+	@$(RUN) python -m tests.pins
+
+clean: ## remove what the other commands made
+	@rm -rf .venv .azurite .local .tools uv.lock build
+	@rm -rf .hypothesis .import_linter_cache .pytest_cache .ruff_cache

@@ -1,0 +1,35 @@
+"""The `nudge` command: its groups of commands, and where their settings come from."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+from azure.core.exceptions import AzureError
+
+from admin import local, operate
+from shared.errors import SetupFault
+
+
+def main() -> None:
+    """`nudge …`; exits 0, 1 when something failed, 2 when the words of the call are off."""
+    parser = argparse.ArgumentParser(
+        prog="nudge", description="Reaches alumni who have not registered for MFA."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    local.add_commands(commands)
+    operate.add_commands(commands)
+    given = parser.parse_args()
+    run: Coroutine[Any, Any, int] = given.run(given)
+    try:
+        sys.exit(asyncio.run(run))
+    except SetupFault as fault:
+        print(fault, file=sys.stderr)
+    except AzureError as error:
+        print(f"Storage, or the identity for it: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(1)

@@ -1,0 +1,9 @@
+"""The one FunctionApp: registers the blueprints, nothing else."""
+
+import azure.functions as func
+
+from functions import dispatch, operations, plan, release, sweep, web
+
+app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
+for module in (sweep, plan, release, dispatch, operations, web):
+    app.register_functions(module.blueprint)

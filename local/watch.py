@@ -1,0 +1,337 @@
+"""What a local run has come to: watches the ledger until nothing more is due, and sums it up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from shared.clock import StorageTime, monotonic
+from shared.rules.cadence import build_schedule
+from shared.rules.calendar import window_open
+from shared.rules.guards import ShardCounts
+from shared.rules.parcels import SHARDS, Parcel, State
+from shared.stores.pages import run_prefix
+from shared.workflows.plan import EMAIL, format_id
+
+if TYPE_CHECKING:
+    from functions.wiring import App
+    from local.system import LocalSystem
+    from shared.stores.sweeps import Sweep
+    from shared.workflows.campaigns import Standing
+
+POLL_SECONDS = 0.25
+QUIET_SECONDS = 3.0
+"""After so long without a change the timers are fired by hand, instead of waiting for the minute:
+what a crash has left lying is taken up as soon as its age allows."""
+
+MOST_REFUSALS, REFUSED_SECONDS = 6, 120.0
+STUCK_SECONDS = 1200.0
+"""What a run is given up after: so many requests in a row to come back later, over so long; or so
+long (times AGES_SCALE) in which nothing moves, though nobody asked us to wait."""
+
+_MOVING = frozenset({State.PLANNED, State.CLAIMED})
+_NOT_COUNTED = frozenset({"replanned", "split"})
+"""Reasons of closed rows whose people stand in other rows."""
+
+
+class SweepFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """People of the roster; all but `roster` and `unreachable` add up to it."""
+
+    roster: int
+    registered: int
+    unregistered: int
+    unknown: int
+    unrecognised: int
+    excluded: int
+    unreachable: int
+
+
+class ParcelFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Parcels of this call; `scheduled` are those due later."""
+
+    planned: int
+    scheduled: int
+    accepted: int
+    rejected: int
+    ambiguous: int
+    expired: int
+
+
+class Recipients(msgspec.Struct, frozen=True, kw_only=True):
+    """People whose parcel was accepted, by channel."""
+
+    email: int
+    sms: int = 0
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What one local run has done; `seconds` from the timer to the last settled parcel."""
+
+    sweep: SweepFigures
+    parcels: ParcelFigures
+    recipients: Recipients
+    seconds: float
+
+
+class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One parcel as `--ledger` writes it."""
+
+    id: str
+    state: str
+    reason: str
+    resent: bool
+
+
+class LedgerDump(msgspec.Struct, frozen=True, kw_only=True):
+    """All parcels, and everybody who was due and not reached, with the reason."""
+
+    parcels: list[LedgerEntry]
+    unreached: dict[str, str]
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a run is: pages and rows read, shards planned, parcels by state."""
+
+    pages: int = 0
+    rows: int = 0
+    shards_done: int = 0
+    parcels: dict[State, int] = {}
+
+    @property
+    def achieved(self) -> tuple[int, int, int]:
+        """What grows when the run gets on: pages, shards, parcels that have come to an end."""
+        ended = sum(n for state, n in self.parcels.items() if state not in _MOVING)
+        return self.pages, self.shards_done, ended
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """What one look at storage shows.
+
+    Attributes:
+        busy: whether something is still to come at the pretended time.
+        fault: why nothing will come of it.
+        asked_until: until when a service told us to wait.
+        timer: the function that would get things going if they had come to rest.
+    """
+
+    progress: Progress = Progress()
+    busy: bool = True
+    fault: str | None = None
+    asked_until: StorageTime | None = None
+    timer: str = "release_due"
+
+
+class Patience:
+    """Tells waiting from being stuck; `now` gives seconds that never jump."""
+
+    def __init__(self, ages_scale: float, now: Callable[[], float] = monotonic) -> None:
+        self._now = now
+        self._stuck_seconds = max(STUCK_SECONDS * ages_scale, 60.0)
+        self._achieved: tuple[int, int, int] | None = None
+        self._since = self._idle_since = now()
+        self._asked_until: StorageTime | None = None
+        self._refusals = 0
+
+    def end(self, look: Look, *, waiting: bool) -> str | None:
+        """Why it is no use to wait on; `waiting` says that the time asked for is not over."""
+        now = self._now()
+        if look.progress.achieved != self._achieved:
+            self._achieved = look.progress.achieved
+            self._since = self._idle_since = now
+            self._refusals = 0
+        if look.asked_until != self._asked_until:
+            self._asked_until = look.asked_until
+            self._refusals += 1
+        if waiting:
+            self._idle_since = now
+        if self._refusals >= MOST_REFUSALS and now - self._since > REFUSED_SECONDS:
+            return (
+                f"{self._refusals} times in a row we were told to come back later, or got no "
+                "answer. The host's log says from whom."
+            )
+        if now - self._idle_since > self._stuck_seconds:
+            return f"Nothing has moved for {self._stuck_seconds:.0f} s. See the host's log."
+        return None
+
+
+class Watcher:
+    """Follows one run of the local system, from its sweep's timer on."""
+
+    def __init__(self, system: LocalSystem) -> None:
+        self._app: App = system.app
+        self._name = system.campaign.campaign
+        self._system = system
+        self._seen_sweep = 0
+        self._seconds = 0.0
+
+    async def until_settled(self, show: Callable[[Progress], None]) -> str | None:
+        """Fire the sweep's timer and wait until nothing more is due at the pretended time.
+
+        Returns why it stopped before, None where all went as it should.
+        """
+        if self._app.clock.campaign_now() >= build_schedule(self._system.campaign).ends:
+            return None  # the campaign is over: no sweep is opened for it
+        await self._system.fire("sweep_start")
+        began = monotonic()
+        try:
+            return await self._wait(show)
+        finally:
+            self._seconds = monotonic() - began
+
+    async def _wait(self, show: Callable[[Progress], None]) -> str | None:
+        patience = Patience(self._app.settings.ages_scale)
+        seen, quiet_since = Progress(), monotonic()
+        show(seen)
+        while True:
+            look = await self._look()
+            if look.progress != seen:
+                seen, quiet_since = look.progress, monotonic()
+                show(seen)
+            if look.fault or not look.busy:
+                return look.fault
+            until = look.asked_until
+            waiting = until is not None and self._app.clock.storage_now() < until
+            if fault := patience.end(look, waiting=waiting):
+                return fault
+            if not waiting and monotonic() - quiet_since > QUIET_SECONDS:
+                await self._system.fire(look.timer)
+                quiet_since = monotonic()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _look(self) -> Look:
+        stores = self._app.stores
+        head = await stores.sweeps.read_head()
+        # One that is newer than ours, since the timer fired by itself, too, takes its place.
+        sweep = await stores.sweeps.read(head.number) if head.number >= self._system.sweep else None
+        if sweep is None:
+            return Look(timer="sweep_start")
+        if sweep.number != self._seen_sweep:
+            # Before it was opened, what the file says became a version.
+            self._seen_sweep = sweep.number
+            await self._app.book.refresh()
+        if sweep.state == "abandoned":
+            return Look(fault=f"The sweep was abandoned: {sweep.reason}")
+        if sweep.state == "open":
+            return await self._look_at_pages(sweep)
+        standing = (await self._app.book.read()).standings.get(self._name)
+        return await self._look_at_parcels(standing, sweep) if standing else Look()
+
+    async def _look_at_pages(self, sweep: Sweep) -> Look:
+        pages = [
+            page
+            for one in sweep.passes
+            for page in await self._app.stores.pages.list_pages(
+                run_prefix(sweep.number, one.source, one.run)
+            )
+        ]
+        return Look(
+            progress=Progress(pages=len(pages), rows=sum(page.rows for page in pages)),
+            asked_until=max(one.asked_at for one in sweep.passes),
+        )
+
+    async def _look_at_parcels(self, standing: Standing, sweep: Sweep) -> Look:
+        stores = self._app.stores
+        pair = (sweep.number, standing.version)
+        verdict = await stores.control.read_verdict(self._name, pair)
+        if verdict is None:
+            fences = [await stores.ledger.read_fence(self._name, one) for one in range(len(SHARDS))]
+            done = sum(fence is not None and fence.done and fence.pair == pair for fence in fences)
+            return Look(progress=Progress(shards_done=done))
+        parcels = [
+            parcel
+            for shard in range(len(SHARDS))
+            async for parcel in stores.ledger.scan_recent(self._name, shard)
+        ]
+        states = Counter(parcel.state for parcel in parcels)
+        control = await stores.control.read(self._name, EMAIL)
+        fault = None
+        if not verdict.go:
+            fault = f"The verdict is to pause: {' '.join(verdict.reasons)}"
+        elif not states[State.CLAIMED]:
+            holds = await self._app.releases.find_holds(
+                await self._app.book.read(), standing, sweep
+            )
+            holds += [pause.text for pause in control.pauses.values()]
+            fault = f"Nothing is sent: {' '.join(holds)}" if holds else None
+        busy = any(self._is_coming(standing, parcel) for parcel in parcels)
+        return Look(
+            progress=Progress(shards_done=len(SHARDS), parcels=dict(states)),
+            busy=busy,
+            fault=fault if busy or not verdict.go else None,
+            asked_until=control.retry_at,
+        )
+
+    def _is_coming(self, standing: Standing, parcel: Parcel) -> bool:
+        """Whether something will come of a parcel without the clock being moved."""
+        now = self._app.clock.campaign_now()
+        if parcel.state is State.CLAIMED:
+            return True
+        return (
+            parcel.state is State.PLANNED
+            and parcel.not_before <= now
+            and window_open(standing.campaign, now)
+        )
+
+    async def sum_up(self) -> Outcome:
+        """The figures of the run."""
+        app = self._app
+        standing = (await app.book.refresh()).standings.get(self._name)
+        sweep = await app.stores.sweeps.read_committed()
+        counts = ShardCounts()
+        numbers = dict.fromkeys(ParcelFigures.__struct_fields__, 0)
+        email = 0
+        if standing and sweep and sweep.number >= self._system.sweep:
+            counts = await app.status.sum_counts(standing, sweep) or counts
+            async for parcel in app.status.scan_parcels(self._name):
+                taken_back = parcel.state is State.CLOSED and parcel.reason in _NOT_COUNTED
+                if parcel.sweep < self._system.sweep or taken_back:
+                    continue
+                numbers["planned"] += 1
+                if column := self._column_of(standing, parcel):
+                    numbers[column] += 1
+                if parcel.state is State.ACCEPTED:
+                    email += sum(parcel.outcome_of(index) == "had" for index in range(parcel.count))
+        fields = {name: getattr(counts, name) for name in SweepFigures.__struct_fields__}
+        return Outcome(
+            sweep=SweepFigures(**fields),
+            parcels=ParcelFigures(**numbers),
+            recipients=Recipients(email=email),
+            seconds=round(self._seconds, 3),
+        )
+
+    def _column_of(self, standing: Standing, parcel: Parcel) -> str | None:
+        """The figure beside `planned` in which a parcel counts."""
+        match parcel.state:
+            case State.PLANNED:
+                return None if self._is_coming(standing, parcel) else "scheduled"
+            case State.CLOSED:
+                return "expired" if parcel.reason == "expired" else None
+            case State.CLAIMED:
+                return None
+            case ended:
+                return ended.value
+
+    async def dump_ledger(self) -> LedgerDump:
+        """Every parcel, and who was not reached."""
+        app = self._app
+        sweep = await app.stores.sweeps.read_committed()
+        standing = (await app.book.read()).standings.get(self._name)
+        entries = [
+            LedgerEntry(
+                id=f"{self._name}:{parcel.shard:x}|{parcel.key}",
+                state="final" if parcel.final else parcel.state.value,
+                reason=parcel.reason,
+                resent=parcel.resent,
+            )
+            async for parcel in app.status.scan_parcels(self._name)
+        ]
+        unreached: dict[bytes, str] = {}
+        if standing and sweep:
+            unreached = await app.status.list_unreached(standing, sweep)
+        return LedgerDump(
+            parcels=entries, unreached={format_id(one): why for one, why in unreached.items()}
+        )

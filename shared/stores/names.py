@@ -1,0 +1,47 @@
+"""Names of queues, tables and containers, from the one data file that Bicep and tests read too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+
+class Queues(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Names of the queues; each has a poison queue beside it."""
+
+    sweep: str
+    plan: str
+    email: str
+
+
+class Tables(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Names of the tables."""
+
+    ledger: str
+    control: str
+
+
+class Containers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Names of the blob containers."""
+
+    pages: str
+    outbox: str
+    config: str
+    versions: str
+
+
+class Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All shared names."""
+
+    queues: Queues
+    tables: Tables
+    containers: Containers
+
+
+NAMES = msgspec.json.decode((Path(__file__).parent.parent / "names.json").read_bytes(), type=Names)
+
+
+def poison_of(queue: str) -> str:
+    """The queue to which the Functions host moves what it gave up on."""
+    return f"{queue}-poison"

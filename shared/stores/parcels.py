@@ -1,0 +1,486 @@
+"""The ledger of one shard: its fence, its parcels, and the changes that dispatch must know of.
+
+Partition `{campaign}:{digit}` of the table `ledger`:
+
+    fence                          which pair and run planned the shard last; whether it is done
+    {plan date}|{run}{counter}     a parcel
+    change|{storage time}|{id}     a person completed, opted out or was left out since planning
+    person|{id}                    what is to be remembered of a person (stores/people)
+
+All of them lie in one partition, so that one transaction can write rows and fence together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from shared.clock import CampaignTime, StorageTime
+from shared.errors import NudgeError, Superseded
+from shared.rules.guards import ShardCounts
+from shared.rules.parcels import SHARDS, Parcel, State, allow
+from shared.stores.table import ETAG, MOST_ROWS, Conflict, Row, Table, Write
+
+if TYPE_CHECKING:
+    from shared.clock import Clock
+
+FENCE = "fence"
+SETTLED_WITHIN = timedelta(days=9)
+"""A row is settled within so many days of its plan date: older ones need no look."""
+
+_NOT_COLUMNS = frozenset({"campaign", "shard", "key", "etag"})
+_NOT_IDS = (
+    *("PartitionKey", "RowKey", "count"),
+    *(name for name in Parcel.__struct_fields__ if name not in _NOT_COLUMNS | {"ids"}),
+)
+"""All of a parcel's properties but the ids: 16 bytes a person that release has no use for."""
+
+
+class Fence(msgspec.Struct, frozen=True, kw_only=True):
+    """Who planned a shard last.
+
+    Attributes:
+        sweep, version: the pair. `run` is "" where release asks for the shard anew.
+        number: of the run's transactions, from 0.
+        done: whether planning under the pair ended; then `counts` says what it found.
+        moved_at: storage time of its last write.
+    """
+
+    sweep: int
+    version: int
+    run: str
+    number: int
+    done: bool
+    counts: ShardCounts
+    moved_at: StorageTime
+    etag: str
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        return self.sweep, self.version
+
+
+class RowsChanged(NudgeError):
+    """A transaction failed since one of its rows had been written by someone else."""
+
+
+class Ledger:
+    """Reads and conditional writes of the shards' partitions."""
+
+    def __init__(self, table: Table, clock: Clock) -> None:
+        self._table = table
+        self._clock = clock
+
+    # fence
+
+    async def read_fence(self, campaign: str, shard: int) -> Fence | None:
+        row = await self._table.read(partition_of(campaign, shard), FENCE)
+        return _fence_from(row) if row else None
+
+    async def take_fence(
+        self,
+        campaign: str,
+        shard: int,
+        seen: Fence | None,
+        pair: tuple[int, int],
+        run: str,
+        began_at: StorageTime,
+    ) -> PlanningRun:
+        """Begin a run: the fence gets our pair, our run and transaction number 0.
+
+        `began_at` is the storage time at which `seen` was read. Raises Superseded where another
+        run wrote the fence since.
+        """
+        partition = partition_of(campaign, shard)
+        row = _fence_row(partition, pair, run, 0, self._clock.storage_now())
+        try:
+            etag = await self._table.write(
+                Write("replace", row, seen.etag) if seen else Write("insert", row)
+            )
+        except Conflict as conflict:
+            fence = await self.read_fence(campaign, shard)
+            if fence is None or (fence.run, fence.number) != (run, 0):
+                raise Superseded("another run took the fence") from conflict
+            etag = fence.etag
+        return PlanningRun(self._table, self._clock, campaign, shard, pair, run, began_at, etag)
+
+    async def reopen(self, campaign: str, shard: int, seen: Fence) -> None:
+        """Ask for a shard to be planned anew under the pair of its fence. Losing is no harm."""
+        row = _fence_row(partition_of(campaign, shard), seen.pair, "", 0, self._clock.storage_now())
+        try:
+            await self._table.write(Write("replace", row, seen.etag))
+        except Conflict:
+            return
+
+    # parcels
+
+    async def read(self, campaign: str, shard: int, key: str) -> Parcel | None:
+        row = await self._table.read(partition_of(campaign, shard), key)
+        return parcel_from(row) if row else None
+
+    async def scan(self, campaign: str, shard: int, *, where: str = "") -> AsyncIterator[Parcel]:
+        """All parcels of the shard, in key order."""
+        # Keys of parcels begin with a digit; ":" is the character after "9".
+        async for row in self._table.scan(partition_of(campaign, shard), "0", ":", where=where):
+            yield parcel_from(row)
+
+    async def scan_recent(self, campaign: str, shard: int) -> AsyncIterator[Parcel]:
+        """The parcels that may still be open, without their ids (`count` stands in for them)."""
+        first = self._clock.storage_now() - SETTLED_WITHIN
+        async for row in self._table.scan(
+            partition_of(campaign, shard),
+            f"{first:%Y%m%d}",
+            ":",
+            where="state ne 'closed'",
+            select=_NOT_IDS,
+        ):
+            yield parcel_from(row)
+
+    async def change(self, parcel: Parcel, **changes: Any) -> Parcel:
+        """One conditional write of a parcel under its ETag; raises Conflict."""
+        row = {**key_of(parcel), **_encoded(changes)}
+        etag = await self._table.write(Write("merge", row, parcel.etag))
+        return msgspec.structs.replace(parcel, etag=etag, **changes)
+
+    async def change_many(
+        self, parcels: Sequence[Parcel], **changes: Any
+    ) -> tuple[list[Parcel], list[Parcel]]:
+        """The same change of many parcels of one shard, in transactions of their own.
+
+        A row that someone else wrote is dropped and the rest submitted again: two releasers side
+        by side are normal. Returns the parcels that were changed, and those that were not.
+        """
+        changed: list[Parcel] = []
+        dropped: list[Parcel] = []
+        encoded = _encoded(changes)
+        for start in range(0, len(parcels), MOST_ROWS):
+            batch = list(parcels[start : start + MOST_ROWS])
+            while batch:
+                writes = [Write("merge", {**key_of(p), **encoded}, p.etag) for p in batch]
+                try:
+                    etags = await self._table.transact(writes)
+                    now = {
+                        parcel.key: msgspec.structs.replace(parcel, etag=etag, **changes)
+                        for parcel, etag in zip(batch, etags, strict=True)
+                    }
+                except Conflict:
+                    # Two releasers that meet in one row mostly meet in many, and a write that met
+                    # itself has changed all of them: look at the whole batch.
+                    now = await _read_again(self._table, batch)
+                again: list[Parcel] = []
+                for parcel in batch:
+                    found = now.get(parcel.key)
+                    if found and found == msgspec.structs.replace(found, **changes):
+                        changed.append(found)
+                    elif found and found.etag == parcel.etag:
+                        again.append(parcel)
+                    else:
+                        dropped.append(parcel)
+                batch = again
+        return changed, dropped
+
+    async def split(self, parent: Parcel, children: Sequence[Parcel]) -> None:
+        """Close a parcel and put its children in its place, in one transaction; raises Conflict."""
+        closed = {**key_of(parent), **_encoded({"state": State.CLOSED, "reason": "split"})}
+        await self._table.transact(
+            [
+                Write("merge", closed, parent.etag),
+                *(Write("insert", row_from(child)) for child in children),
+            ]
+        )
+
+    # changes
+
+    async def read_changes(
+        self, campaign: str, shard: int, since: StorageTime
+    ) -> dict[bytes, StorageTime]:
+        """Who completed, opted out or was left out since then; the time of the newest change."""
+        found: dict[bytes, StorageTime] = {}
+        async for row in self._table.scan(
+            partition_of(campaign, shard),
+            f"change|{to_text(since)}",
+            "change}",
+            select=("RowKey",),
+        ):
+            _, at, person = row["RowKey"].split("|")
+            found[bytes.fromhex(person)] = StorageTime(from_text(at))
+        return found
+
+    # what has expired
+
+    async def delete_changes(self, campaign: str, shard: int, before: StorageTime) -> int:
+        """Delete changes made before a time. Returns how many there were."""
+        high = f"change|{to_text(before)}"
+        return await self._delete(partition_of(campaign, shard), "change|", high)
+
+    async def delete_campaign(self, campaign: str) -> int:
+        """Delete all that the ledger knows of a campaign. Returns how many rows there were."""
+        return sum([await self._delete(partition_of(campaign, one)) for one in range(len(SHARDS))])
+
+    async def _delete(self, partition: str, low: str = "", high: str = "") -> int:
+        deleted = 0
+        rows = await self._list(partition, low, high)
+        while rows:
+            batch = rows[:MOST_ROWS]
+            try:
+                await self._table.transact([Write("delete", row, row[ETAG]) for row in batch])
+            except Conflict:
+                # Another run of the timer is at it, or a row was written just now: look again.
+                rows = await self._list(partition, low, high)
+                continue
+            deleted += len(batch)
+            rows = rows[MOST_ROWS:]
+        return deleted
+
+    async def _list(self, partition: str, low: str, high: str) -> list[Row]:
+        found = self._table.scan(partition, low, high, select=("PartitionKey", "RowKey"))
+        return [row async for row in found]
+
+
+class PlanningRun:
+    """One run that plans one shard, and its hold on the fence.
+
+    Every transaction replaces the fence under its ETag, with the next number. Once another run has
+    written the fence, no write of this one can land: that is what makes one writer per shard.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        clock: Clock,
+        campaign: str,
+        shard: int,
+        pair: tuple[int, int],
+        run: str,
+        began_at: StorageTime,
+        etag: str,
+    ) -> None:
+        self._table = table
+        self._clock = clock
+        self.campaign = campaign
+        self.shard = shard
+        self.pair = pair
+        self.run = run
+        self.began_at = began_at
+        self._partition = partition_of(campaign, shard)
+        self._etag = etag
+        self._number = 0
+        self._moved_at = clock.storage_now()
+
+    async def refresh(self) -> None:
+        """Show that the run is alive, where its last write is a while ago."""
+        rested = (self._clock.storage_now() - self._moved_at).total_seconds()
+        if rested >= self._clock.ages.fence_refresh / 2:
+            await self._write([])
+
+    async def take_back(self, parcels: Iterable[Parcel], reason: str = "replanned") -> list[Parcel]:
+        """Close planned parcels for a reason. Returns those that stayed, as they are now.
+
+        A row that was claimed or closed meanwhile stays; one that is planned is closed, whatever
+        else was written to it, and so are the parts of one that was split.
+        """
+        stayed: list[Parcel] = []
+        closing = _encoded({"state": State.CLOSED, "reason": reason})
+        waiting = list(parcels)
+        while waiting:
+            batch, waiting = waiting[:MOST_ROWS], waiting[MOST_ROWS:]
+            for parcel in batch:
+                allow(parcel.state, State.CLOSED, "planner", reason=reason, doubt=parcel.doubt)
+            try:
+                await self._write([Write("merge", {**key_of(p), **closing}, p.etag) for p in batch])
+            except RowsChanged:
+                for whole in (await _read_again(self._table, batch)).values():
+                    for parcel in await self._read_parts(whole):
+                        planned = parcel.state is State.PLANNED and not parcel.doubt
+                        (waiting if planned else stayed).append(parcel)
+        return stayed
+
+    async def _read_parts(self, parcel: Parcel) -> list[Parcel]:
+        """A parcel, or the parts that it was split into since it was seen whole: their keys follow
+        its own, and the scan that saw it has passed them by."""
+        if parcel.reason != "split":
+            return [parcel]
+        parts: list[Parcel] = []
+        for suffix in "ab":
+            row = await self._table.read(self._partition, parcel.key + suffix)
+            parts += await self._read_parts(parcel_from(row)) if row else []
+        return parts
+
+    async def plan(self, parcels: Sequence[Parcel]) -> None:
+        """Write new rows. They cannot be released before the fence says done."""
+        for start in range(0, len(parcels), MOST_ROWS):
+            await self._write(
+                [Write("insert", row_from(p)) for p in parcels[start : start + MOST_ROWS]]
+            )
+
+    async def note_changes(self, people: Sequence[bytes]) -> None:
+        """Tell dispatch that these people are to be left out of rows that survived planning."""
+        at = to_text(self._clock.storage_now())
+        for start in range(0, len(people), MOST_ROWS):
+            await self._write(
+                [
+                    Write("put", change_row(self._partition, at, person))
+                    for person in people[start : start + MOST_ROWS]
+                ]
+            )
+
+    async def finish(self, counts: ShardCounts) -> None:
+        """The last transaction: the shard is done under the pair."""
+        await self._write([], done=True, counts=counts)
+
+    async def _write(
+        self, writes: list[Write], *, done: bool = False, counts: ShardCounts | None = None
+    ) -> None:
+        number = self._number + 1
+        now = self._clock.storage_now()
+        fence = _fence_row(self._partition, self.pair, self.run, number, now, done, counts)
+        try:
+            etags = await self._table.transact([Write("replace", fence, self._etag), *writes])
+            self._etag = etags[0]
+        except Conflict as conflict:
+            row = await self._table.read(self._partition, FENCE)
+            found = _fence_from(row) if row else None
+            if found is None or found.run != self.run:
+                raise Superseded("another run took the fence") from conflict
+            self._etag = found.etag
+            if found.number != number:
+                raise RowsChanged("a row of the transaction was changed") from conflict
+        self._number = number
+        self._moved_at = now
+
+
+async def _read_again(table: Table, parcels: Sequence[Parcel]) -> dict[str, Parcel]:
+    """These parcels of one shard as they are now, by key; without those that are gone."""
+    known = {parcel.key: parcel for parcel in parcels}
+    partition = partition_of(parcels[0].campaign, parcels[0].shard)
+    # "!" stands before all that keys hold: the range ends right after the last one.
+    rows = table.scan(partition, min(known), f"{max(known)}!", select=_NOT_IDS)
+    return {
+        key: msgspec.structs.replace(parcel_from(row), ids=known[key].ids)
+        async for row in rows
+        if (key := row["RowKey"]) in known
+    }
+
+
+def partition_of(campaign: str, shard: int) -> str:
+    return f"{campaign}:{SHARDS[shard]}"
+
+
+def to_text(time: datetime) -> str:
+    """A time as the ledger keeps it: UTC, microseconds, sorts as text."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def from_text(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def key_of(parcel: Parcel) -> Row:
+    return {"PartitionKey": partition_of(parcel.campaign, parcel.shard), "RowKey": parcel.key}
+
+
+def change_row(partition: str, at: str, person: bytes) -> Row:
+    return {"PartitionKey": partition, "RowKey": f"change|{at}|{person.hex()}"}
+
+
+def row_from(parcel: Parcel) -> Row:
+    """A parcel as a table row; what has no value yet is left out."""
+    fields = {
+        name: value
+        for name in parcel.__struct_fields__
+        if name not in _NOT_COLUMNS and (value := getattr(parcel, name)) not in (None, "", b"")
+    }
+    return {**key_of(parcel), **_encoded(fields), "count": parcel.count}
+
+
+def parcel_from(row: Row) -> Parcel:
+    """A table row as a parcel. Without ids (see scan_recent) `ids` is zeros of the right length."""
+    campaign, _, digit = row["PartitionKey"].rpartition(":")
+    return Parcel(
+        campaign=campaign,
+        shard=int(digit, 16),
+        key=row["RowKey"],
+        etag=row[ETAG],
+        state=State(row["state"]),
+        reason=row.get("reason") or "",
+        sweep=row["sweep"],
+        version=row["version"],
+        touch=row["touch"],
+        channel=row["channel"],
+        message=row["message"],
+        language=row["language"],
+        ids=row.get("ids") or bytes(16 * row["count"]),
+        left_out=row.get("left_out") or b"",
+        refused=row.get("refused") or b"",
+        not_before=CampaignTime(from_text(row["not_before"])),
+        not_after=CampaignTime(from_text(row["not_after"])),
+        planned_from=StorageTime(from_text(row["planned_from"])),
+        outbox=row["outbox"],
+        offset=row["offset"],
+        length=row["length"],
+        digest=row["digest"],
+        released_at=_storage_time(row.get("released_at")),
+        retry_at=_storage_time(row.get("retry_at")),
+        attempt=row.get("attempt") or "",
+        claimed_at=_storage_time(row.get("claimed_at")),
+        touched_at=CampaignTime(from_text(at)) if (at := row.get("touched_at")) else None,
+        doubt=bool(row.get("doubt")),
+        resent=bool(row.get("resent")),
+        faults=row.get("faults") or 0,
+        final=bool(row.get("final")),
+    )
+
+
+def _storage_time(text: str | None) -> StorageTime | None:
+    return StorageTime(from_text(text)) if text else None
+
+
+def _encoded(fields: dict[str, Any]) -> Row:
+    """Values as the table keeps them. A merge cannot unset a property: None becomes ""."""
+    row: Row = {}
+    for name, value in fields.items():
+        if isinstance(value, datetime):
+            row[name] = to_text(value)
+        elif isinstance(value, State):
+            row[name] = value.value
+        else:
+            row[name] = "" if value is None else value
+    return row
+
+
+def _fence_row(
+    partition: str,
+    pair: tuple[int, int],
+    run: str,
+    number: int,
+    moved_at: StorageTime,
+    done: bool = False,
+    counts: ShardCounts | None = None,
+) -> Row:
+    return {
+        "PartitionKey": partition,
+        "RowKey": FENCE,
+        "sweep": pair[0],
+        "version": pair[1],
+        "run": run,
+        "number": number,
+        "done": done,
+        "counts": msgspec.json.encode(counts or ShardCounts()).decode(),
+        "moved_at": to_text(moved_at),
+    }
+
+
+def _fence_from(row: Row) -> Fence:
+    return Fence(
+        sweep=row["sweep"],
+        version=row["version"],
+        run=row["run"],
+        number=row["number"],
+        done=row["done"],
+        counts=msgspec.json.decode(row["counts"], type=ShardCounts),
+        moved_at=StorageTime(from_text(row["moved_at"])),
+        etag=row[ETAG],
+    )

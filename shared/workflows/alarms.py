@@ -1,0 +1,41 @@
+"""Structured log events with stable names: what alert rules and people watch for.
+
+An event's fields hold counts, states and names of campaigns, never anything of a person.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import msgspec
+
+_log = logging.getLogger("mfa_nudge")
+
+type Alarm = Literal[
+    "channel_paused",  # a set-up fault, or too many calls without a clear answer
+    "claims_abandoned",  # parcels whose sender died between claim and answer
+    "no_receipt",  # parcels in doubt that nothing decided in time
+    "parcel_failed",  # a parcel that a fault of our own kept from leaving, to the last try
+    "parcels_expired",  # people who were due and have a contact were not written to in time
+    "pass_at_rest",  # a pass of a sweep stopped moving, and was taken up again
+    "planning_late",  # shards that are not planned so long after they should be
+    "poison",  # a queue gave up on a message, or it was none of ours
+    "sweep_abandoned",  # a sweep that ended with nothing to show for it
+    "verdict_pause",  # the guards stopped a campaign
+]
+"""Every alarm that there is: the names that alert rules know."""
+
+
+def note_event(event: str, **fields: object) -> None:
+    """Something that went as it should."""
+    _log.info("%s %s", event, _as_json(fields))
+
+
+def raise_alarm(alarm: Alarm, **fields: object) -> None:
+    """Something that a person should look at."""
+    _log.error("ALARM %s %s", alarm, _as_json(fields))
+
+
+def _as_json(fields: dict[str, object]) -> str:
+    return msgspec.json.encode(fields).decode()

@@ -1,0 +1,557 @@
+"""Sending one parcel: at most one call that may have been accepted.
+
+Check, render, claim, call, settle. Everything that can fail by our own fault comes before the
+claim, and the claim comes before the call: whatever happens afterwards, the row says that the call
+may have left.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from shared.clock import CampaignTime, StorageTime, monotonic
+from shared.messages.rendering import Letter, Tags, personal_values, render_letter
+from shared.rules.calendar import window_open
+from shared.rules.contact import Recipient, address_key
+from shared.rules.guards import link_fault
+from shared.rules.links import seal
+from shared.rules.parcels import (
+    ID_BYTES,
+    OPEN,
+    Parcel,
+    State,
+    allow,
+    cut_bits,
+    has_bit,
+    with_bits,
+)
+from shared.services.senders import (
+    Accepted,
+    Ambiguous,
+    Envelope,
+    Identity,
+    Outcome,
+    Prepared,
+    Refused,
+    RefusedReason,
+    Sender,
+)
+from shared.stores.control import ControlRow
+from shared.stores.outbox import Slice
+from shared.stores.parcels import partition_of
+from shared.stores.queues import HandOut
+from shared.stores.table import Conflict
+from shared.workflows.alarms import note_event, raise_alarm
+
+if TYPE_CHECKING:
+    from shared.clock import Clock
+    from shared.rules.campaign import Campaign
+    from shared.stores import Stores
+    from shared.workflows.campaigns import CampaignBook, Standing
+
+NO_CLEAR_ANSWER = "no clear answer"
+"""Reason of a row whose call may have been accepted; see `CHANGES` in rules/parcels."""
+
+MOST_FAULTS = 3
+"""Faults of our own between claim and call; the third closes the row as failed."""
+
+_DONE_LIFE = timedelta(days=30)
+_UNSUBSCRIBE_LIFE = timedelta(days=365)
+"""How long links open after the last touch."""
+
+
+@dataclass(frozen=True)
+class SendingSettings:
+    """What dispatch needs of the settings."""
+
+    link_keys: tuple[str, ...]
+    address_key: bytes
+    public_base_url: str
+    link_hosts: frozenset[str]
+
+
+class DispatchWorkflow:
+    """Sends parcels of one channel through one sender."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        book: CampaignBook,
+        sender: Sender,
+        clock: Clock,
+        settings: SendingSettings,
+    ) -> None:
+        self._stores = stores
+        self._book = book
+        self._sender = sender
+        self._clock = clock
+        self._settings = settings
+        self._tags = Tags.fresh()
+        self._letter = lru_cache(maxsize=64)(self._render)
+        self._controls: dict[str, tuple[float, ControlRow]] = {}
+        self._changes: dict[
+            tuple[str, int], tuple[float, StorageTime, dict[bytes, StorageTime]]
+        ] = {}
+        self._marked_waves: set[str] = set()
+        self._accepted_at: dict[str, float] = {}
+        self._refused_at: dict[tuple[str, str], float] = {}
+
+    async def send(self, message: HandOut) -> None:
+        """Send a parcel that was handed out, if it may still go."""
+        standing = await self._may_go(message)
+        if standing is None:
+            return
+        part = Slice(message.offset, message.length, message.digest)
+        recipients = await self._stores.outbox.read(message.outbox, part)
+        left_out = await self._find_left_out(message, recipients)
+        remaining = [
+            index
+            for index in range(len(recipients))
+            if not has_bit(left_out, index) and not has_bit(message.refused, index)
+        ]
+        if not remaining:
+            await self._close_empty(message, left_out)
+            return
+        attempt = secrets.token_hex(8)
+        # One look at the clock, as late as can be: it chooses the guide and dates the claim.
+        touched_at = self._clock.campaign_now()
+        prepared = self._prepare(standing, message, recipients, remaining, attempt, touched_at)
+        claimed_from = monotonic()
+        claimed = await self._claim(message, attempt, touched_at, left_out)
+        if claimed is None:
+            return
+        outcome = await self._call(prepared, claimed_from)
+        match outcome:
+            case Accepted():
+                await self._settle(claimed, {"state": State.ACCEPTED, "reason": "", "final": False})
+                self._accepted_at[message.campaign] = monotonic()
+                await self._mark_waves(message.campaign)
+                if message.probe:
+                    await self._end_setup_fault(message.campaign)
+            case Ambiguous():
+                await self._settle(
+                    claimed, {"state": State.AMBIGUOUS, "reason": NO_CLEAR_ANSWER, "doubt": True}
+                )
+                await self._mark_waves(message.campaign)
+                note_event("call_ambiguous", campaign=message.campaign, detail=outcome.detail)
+            case OwnFault():
+                await self._return_after_fault(claimed, outcome)
+            case Refused(reason=RefusedReason.RECIPIENTS):
+                people = [(remaining[i], recipients[remaining[i]]) for i in outcome.indices]
+                await self._mark_refused(claimed, people)
+            case Refused(reason=RefusedReason.UNATTRIBUTABLE | RefusedReason.TOO_LARGE):
+                people = [(index, recipients[index]) for index in remaining]
+                await self._take_apart(claimed, people, outcome)
+            case Refused():
+                await self._return_refused(claimed, outcome)
+
+    # before the claim
+
+    async def _may_go(self, message: HandOut) -> Standing | None:
+        """The campaign, if nothing speaks against sending the parcel now.
+
+        What is dropped here stays planned; release hands it out again, or closes it. That takes a
+        while, so nothing is dropped for what was so some seconds ago: it is asked anew first.
+        """
+        for fresh in (False, True):
+            book = await (self._book.refresh() if fresh else self._book.read())
+            control = await self._read_control(message.campaign, fresh=fresh)
+            standing = book.standings.get(message.campaign)
+            if standing and not book.stopped and self._is_allowed(message, standing, control):
+                return standing
+        return None
+
+    def _is_allowed(self, message: HandOut, standing: Standing, control: ControlRow) -> bool:
+        campaign, today = standing.campaign, self._clock.campaign_now()
+        base_url, hosts = self._settings.public_base_url, self._settings.link_hosts
+        pauses = set(control.pauses) - ({"setup"} if message.probe else set[str]())
+        return not (
+            standing.paused
+            or message.version != standing.version
+            or campaign.sending.mode == "dry-run"
+            or today >= message.not_after
+            or not window_open(campaign, today)
+            or link_fault(campaign, base_url, hosts)
+            or pauses
+            or (control.retry_at and self._clock.storage_now() < control.retry_at)
+        )
+
+    async def _read_control(self, campaign: str, *, fresh: bool) -> ControlRow:
+        read_at, control = self._controls.get(campaign, (None, None))
+        now = monotonic()
+        age = self._clock.ages.config_cache
+        if fresh or read_at is None or control is None or now - read_at > age:
+            control = await self._stores.control.read(campaign, self._sender.channel)
+            self._controls[campaign] = (now, control)
+        return control
+
+    async def _find_left_out(self, message: HandOut, recipients: Sequence[Recipient]) -> bytes:
+        """The bitmap of those who completed, opted out or were left out since planning."""
+        margin = timedelta(seconds=self._clock.ages.changes_before)
+        since = StorageTime(message.planned_from - margin)
+        key = (message.campaign, message.shard)
+        read_at, from_time, changes = self._changes.get(key, (0.0, since, None))
+        now = monotonic()
+        if changes is None or since < from_time or now - read_at > self._clock.ages.changes_cache:
+            changes = await self._stores.ledger.read_changes(message.campaign, message.shard, since)
+            self._changes[key] = (now, since, changes)
+        changed = (
+            index
+            for index, recipient in enumerate(recipients)
+            if (at := changes.get(recipient.id)) is not None and at >= since
+        )
+        return with_bits(message.left_out, changed) if changes else message.left_out
+
+    def _prepare(
+        self,
+        standing: Standing,
+        message: HandOut,
+        recipients: Sequence[Recipient],
+        remaining: Sequence[int],
+        attempt: str,
+        touched_at: CampaignTime,
+    ) -> Prepared:
+        campaign = standing.campaign
+        after_deadline = touched_at >= campaign.deadline_at  # the one switch between two guides
+        letter = self._letter(campaign, message.message, message.language, after_deadline)
+        return self._sender.prepare(
+            letter,
+            [
+                self._address(standing, message.language, index, recipients[index])
+                for index in remaining
+            ],
+            sender=Identity(
+                name=campaign.sender.name,
+                email=campaign.sender.email,
+                reply_to=campaign.sender.reply_to,
+            ),
+            parcel=f"{partition_of(message.campaign, message.shard)}|{message.key}",
+            attempt=attempt,
+            categories=(message.campaign, message.touch),
+        )
+
+    def _render(
+        self, campaign: Campaign, message: str, language: str, after_deadline: bool
+    ) -> Letter:
+        return render_letter(
+            campaign,
+            message=message,
+            language=language,
+            after_deadline=after_deadline,
+            tags=self._tags,
+        )
+
+    def _address(
+        self, standing: Standing, language: str, index: int, recipient: Recipient
+    ) -> Envelope:
+        keys, base = self._settings.link_keys, self._settings.public_base_url
+        done_until = CampaignTime(standing.schedule.ends + _DONE_LIFE)
+        unsubscribe_until = CampaignTime(standing.schedule.ends + _UNSUBSCRIBE_LIFE)
+        done = seal(keys, "done", standing.name, recipient.id, done_until)
+        unsubscribe = seal(keys, "unsubscribe", standing.name, recipient.id, unsubscribe_until)
+        unsubscribe_url = f"{base}/unsubscribe/{unsubscribe}"
+        return Envelope(
+            index=index,
+            address=recipient.address,
+            name=recipient.name,
+            substitutions=personal_values(
+                self._tags,
+                name=recipient.name,
+                account=recipient.account,
+                done_url=f"{base}/done/{done}",
+                unsubscribe_url=unsubscribe_url,
+                language=language,
+            ),
+            unsubscribe_url=unsubscribe_url,
+        )
+
+    async def _close_empty(self, message: HandOut, left_out: bytes) -> None:
+        """Nobody is left in the parcel: it ends without a call."""
+        parcel = _parcel_of(message)
+        change: dict[str, Any] = (
+            {"state": State.AMBIGUOUS, "reason": "failed", "final": True}
+            if message.doubt
+            else {"state": State.CLOSED, "reason": "cancelled"}
+        )
+        allow(parcel.state, change["state"], "sender", reason=change["reason"], doubt=parcel.doubt)
+        try:
+            await self._stores.ledger.change(parcel, left_out=left_out, **change)
+        except Conflict:
+            return  # it was handed out again: that message closes it
+
+    # claim and call
+
+    async def _claim(
+        self, message: HandOut, attempt: str, touched_at: CampaignTime, left_out: bytes
+    ) -> Parcel | None:
+        """The claimed row, or None where it is not as it was handed out."""
+        allow(State.PLANNED, State.CLAIMED, "sender")
+        changes: dict[str, Any] = {
+            "state": State.CLAIMED,
+            "reason": "",
+            "attempt": attempt,
+            "claimed_at": self._clock.storage_now(),
+            "touched_at": touched_at,
+            "left_out": left_out,
+        }
+        try:
+            return await self._stores.ledger.change(_parcel_of(message), **changes)
+        except Conflict:
+            row = await self._stores.ledger.read(message.campaign, message.shard, message.key)
+            ours = row and row.attempt == attempt and row.state is State.CLAIMED
+            return row if ours else None
+
+    async def _call(self, prepared: Prepared, claimed_from: float) -> Outcome | OwnFault:
+        """The one call of an attempt. Whatever comes of it is an outcome, not an exception."""
+        started = False
+
+        def may_start() -> bool:
+            nonlocal started
+            started = monotonic() - claimed_from <= self._clock.ages.start
+            return started
+
+        try:
+            return await self._sender.send(prepared, may_start)
+        except Exception as error:  # of any kind: the row must not stay claimed for it
+            name = type(error).__name__
+            return Ambiguous(f"{name} during the call") if started else OwnFault(name)
+
+    # what an outcome means
+
+    async def _settle(self, claimed: Parcel, change: dict[str, Any]) -> bool:
+        """Write how the attempt ended, under whatever ETag its row has now.
+
+        Returns False where the row has moved on: another attempt is under way, or it is decided.
+        """
+        parcel = claimed
+        while True:
+            allow(
+                parcel.state,
+                change["state"],
+                "sender",
+                reason=change.get("reason", ""),
+                doubt=parcel.doubt,
+            )
+            try:
+                await self._stores.ledger.change(parcel, **change)
+                return True
+            except Conflict:
+                found = await self._stores.ledger.read(claimed.campaign, claimed.shard, claimed.key)
+            if found is None:
+                return False
+            ours = found.attempt == claimed.attempt
+            if ours and found.state is change["state"]:
+                return True  # our own write, that met itself
+            # A call that took so long that its claim was given up: its acceptance settles whatever
+            # is open by now, as a receipt would. Any other ending says nothing of a later attempt.
+            if found.state not in OPEN or not (ours or change["state"] is State.ACCEPTED):
+                return False
+            if found.state is State.AMBIGUOUS and change["state"] is not State.ACCEPTED:
+                proven = change["state"] is State.PLANNED and change["reason"].startswith("refused")
+                if not proven or claimed.doubt or found.final:
+                    return False  # in doubt still, or decided
+                change = {**change, "doubt": False}  # a late refusal: nothing of it was taken
+            parcel = found
+
+    async def _mark_waves(self, campaign: str) -> None:
+        """Something of the campaign has gone out, or may have."""
+        if campaign not in self._marked_waves:
+            await self._stores.campaigns.mark_waves(campaign)
+            self._marked_waves.add(campaign)
+
+    async def _end_setup_fault(self, campaign: str) -> None:
+        """What was let through a set-up fault was accepted: it is mended."""
+        if await self._stores.control.lift(campaign, self._sender.channel, {"setup"}):
+            note_event("channel_resumed", campaign=campaign, reason="setup")
+        self._controls.pop(campaign, None)
+
+    async def _return_after_fault(self, claimed: Parcel, fault: OwnFault) -> None:
+        """Back to planned after a fault of our own; the third one ends it."""
+        faults = claimed.faults + 1
+        if faults < MOST_FAULTS:
+            reason = f"fault: {fault.detail}"
+            await self._settle(
+                claimed,
+                {"state": State.PLANNED, "reason": reason, "faults": faults, "released_at": None},
+            )
+            return
+        if await self._settle(claimed, end_unsendable(claimed) | {"faults": faults}):
+            raise_alarm("parcel_failed", campaign=claimed.campaign, detail=fault.detail)
+
+    async def _return_refused(self, claimed: Parcel, refused: Refused) -> None:
+        """Back to planned: nothing of it was taken. What stood in its way holds the channel."""
+        campaign, channel = claimed.campaign, self._sender.channel
+        retry_at: StorageTime | None = None
+        wait = 0.0
+        if refused.reason not in (RefusedReason.SETUP, RefusedReason.NOT_STARTED):
+            wait = refused.retry_after or self._clock.ages.provider_pause
+            retry_at = StorageTime(self._clock.storage_now() + timedelta(seconds=wait))
+        # The row first: should we die in between, a proven refusal must not end in doubt.
+        await self._settle(
+            claimed,
+            {
+                "state": State.PLANNED,
+                "reason": f"refused: {refused.reason}",
+                "retry_at": retry_at,
+                "released_at": None,
+            },
+        )
+        if refused.reason is RefusedReason.SETUP:
+            if await self._stores.control.pause(campaign, channel, "setup", refused.detail):
+                raise_alarm(
+                    "channel_paused",
+                    campaign=campaign,
+                    channel=channel,
+                    reason="setup",
+                    detail=refused.detail,
+                )
+        elif retry_at:
+            await self._stores.control.hold_until(campaign, channel, retry_at)
+            note_event(
+                "channel_waits",
+                campaign=campaign,
+                channel=channel,
+                seconds=wait,
+                detail=refused.detail,
+            )
+        self._controls.pop(campaign, None)
+
+    async def _mark_refused(self, claimed: Parcel, people: Sequence[tuple[int, Recipient]]) -> None:
+        """The provider named recipients: remember their addresses, and let the others go again."""
+        key = self._settings.address_key
+        # The addresses first: once the row says refused, planning must know which to pass over.
+        await self._stores.people.remember_bad(
+            claimed.campaign,
+            claimed.shard,
+            [(recipient.id, address_key(key, recipient.address)) for _, recipient in people],
+        )
+        refused = with_bits(claimed.refused, (index for index, _ in people))
+        marked = msgspec.structs.replace(claimed, refused=refused)
+        anybody_left = any(marked.outcome_of(index) == "had" for index in range(marked.count))
+        change: dict[str, Any] = (
+            {"state": State.PLANNED, "reason": "refused: recipients", "released_at": None}
+            if anybody_left
+            else {"state": State.REJECTED, "reason": "every recipient was refused"}
+        )
+        await self._settle(claimed, {**change, "refused": refused})
+        note_event("recipients_refused", campaign=claimed.campaign, recipients=len(people))
+
+    async def _take_apart(
+        self, claimed: Parcel, people: Sequence[tuple[int, Recipient]], refused: Refused
+    ) -> None:
+        """Refused as one, and nobody named: halve it, until whoever it is stands alone."""
+        note_event("parcel_refused", campaign=claimed.campaign, detail=refused.detail)
+        whole = (claimed.campaign, claimed.key.rstrip("ab"))
+        since = self._refused_at.setdefault(whole, monotonic())
+        if claimed.doubt:
+            await self._settle(claimed, end_unsendable(claimed))
+        elif len(people) > 1:
+            try:
+                await self._split(claimed)
+            except Exception as error:  # of any kind: a proven refusal must not end in doubt
+                await self._return_after_fault(claimed, OwnFault(type(error).__name__))
+        elif (
+            refused.reason is RefusedReason.UNATTRIBUTABLE
+            and self._accepted_at.get(claimed.campaign, -math.inf) > since
+        ):
+            await self._mark_refused(claimed, people)
+        else:
+            # Too large for one person is too large for everybody; and where nobody else has got
+            # through since, the fault may be in what all mails have: no address is blamed for it.
+            setup = msgspec.structs.replace(refused, reason=RefusedReason.SETUP)
+            await self._return_refused(claimed, setup)
+
+    async def _split(self, claimed: Parcel) -> None:
+        parcel = await self._stores.ledger.read(claimed.campaign, claimed.shard, claimed.key)
+        if parcel is None or parcel.etag != claimed.etag:
+            return  # the claim was given up: in doubt now
+        allow(parcel.state, State.CLOSED, "sender", reason="split", doubt=parcel.doubt)
+        try:
+            await self._stores.ledger.split(parcel, await self._halve(parcel))
+        except Conflict:
+            return  # our own split that met itself, or a claim that was given up
+
+    async def _halve(self, parcel: Parcel) -> list[Parcel]:
+        slices = await self._stores.outbox.read_halves(
+            parcel.outbox, Slice(parcel.offset, parcel.length, parcel.digest)
+        )
+        middle = parcel.count // 2
+        bounds = ((0, middle), (middle, parcel.count))
+        return [
+            msgspec.structs.replace(
+                parcel,
+                key=f"{parcel.key}{suffix}",
+                etag="",
+                state=State.PLANNED,
+                reason="",
+                ids=parcel.ids[start * ID_BYTES : end * ID_BYTES],
+                left_out=cut_bits(parcel.left_out, start, end),
+                refused=cut_bits(parcel.refused, start, end),
+                offset=part.offset,
+                length=part.length,
+                digest=part.digest,
+                attempt="",
+                claimed_at=None,
+                touched_at=None,
+                released_at=None,
+                retry_at=None,
+            )
+            for suffix, (start, end), part in zip("ab", bounds, slices, strict=True)
+        ]
+
+    # what the queue gave up on
+
+    async def bury(self, message: HandOut) -> None:
+        """The poison function: close the row, so that planning finds its people again.
+
+        A row that is not as this message was handed out has gone its way without it.
+        """
+        parcel = _parcel_of(message)
+        change = end_unsendable(parcel)
+        allow(parcel.state, change["state"], "poison", reason=change["reason"], doubt=parcel.doubt)
+        try:
+            await self._stores.ledger.change(parcel, **change)
+        except Conflict:
+            return
+        raise_alarm("parcel_failed", campaign=message.campaign, detail="the queue gave up on it")
+
+
+class OwnFault(msgspec.Struct, frozen=True):
+    """Something of ours broke before the first byte left. `detail` is the exception's name."""
+
+    detail: str
+
+
+def end_unsendable(parcel: Parcel) -> dict[str, Any]:
+    """How a row ends that cannot be sent any more: closed, or final where a doubt is behind it."""
+    if parcel.doubt:
+        return {"state": State.AMBIGUOUS, "reason": "failed", "final": True}
+    return {"state": State.CLOSED, "reason": "failed"}
+
+
+def _parcel_of(message: HandOut) -> Parcel:
+    """The row of a message, as far as a conditional write needs it.
+
+    The message carries neither the ids (zeros stand in for them) nor what the sender does not ask
+    about; none of that is written.
+    """
+    fields = {
+        name: getattr(message, name)
+        for name in HandOut.__struct_fields__
+        if name not in {"count", "probe"}
+    }
+    return Parcel(
+        state=State.PLANNED,
+        channel="",
+        ids=bytes(message.count * ID_BYTES),
+        not_before=CampaignTime(message.planned_from),
+        **fields,
+    )

@@ -1,0 +1,106 @@
+"""What tests share: storage of their own, the skip policy, and the closing summary.
+
+Storage is Azurite, one process a session; each test gets an account that no other test has used.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator
+
+from local.worker import WORKER_VERSION
+
+ROOT = Path(__file__).resolve().parents[1]
+ACCOUNTS = 1000
+MAIL_SPEC = "sendgrid-mail-v3.openapi.json"
+
+INVARIANTS = {
+    1: "claimed before the call leaves; one attempt at once",
+    2: "every parcel ends; everybody unreached is listed with the reason",
+    3: "a missing report row is unknown; set-up faults are named",
+    4: "who is done gets nothing",
+    5: "GET changes nothing; links are sealed",
+    6: "contact data live in pages and outboxes only, and expire",
+    7: "a campaign file that does not validate never takes effect",
+    8: "nothing surprising goes out unattended",
+    9: "UTC inside, the campaign's zone at the edges",
+    10: "the guide before the deadline, the general procedure after it",
+    11: "live means the institution's own domain",
+}
+
+
+def missing_tool(reason: str) -> None:
+    """Skip a test for want of a tool, or fail it in CI, where every tool is to be."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI lacks a tool: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def breaches() -> Callable[[dict[str, Any]], list[str]]:
+    """What SendGrid's published document finds wrong in a body of POST /v3/mail/send."""
+    path = Path(os.environ.get("SPECS_DIR", ""), MAIL_SPEC)
+    if not path.is_file():
+        missing_tool(f"SPECS_DIR does not name the directory of {MAIL_SPEC}")
+    document = msgspec.json.decode(path.read_bytes())
+    body = document["components"]["requestBodies"]["PostMailSend"]
+    schema = body["content"]["application/json"]["schema"]
+    # The document has custom_args of the message as one string; the service wants an object.
+    del schema["properties"]["custom_args"]
+    validator = Draft202012Validator(
+        schema | {"components": document["components"]},
+        format_checker=Draft202012Validator.FORMAT_CHECKER,
+    )
+    return lambda body: [
+        f"{error.json_path}: {error.message}" for error in validator.iter_errors(body)
+    ]
+
+
+@pytest.fixture(scope="session")
+def _storage_accounts() -> Iterator[Iterator[str]]:
+    command = [sys.executable, "-m", "local.azurite", "--accounts", str(ACCOUNTS)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        ready = msgspec.json.decode(process.stdout.readline())
+        yield iter(ready["connection_strings"])
+        process.terminate()
+
+
+@pytest.fixture
+def connection_string(_storage_accounts: Iterator[str]) -> str:
+    """Of a storage account that is this test's own, still empty."""
+    try:
+        return next(_storage_accounts)
+    except StopIteration:
+        pytest.fail(f"more than {ACCOUNTS} tests use storage: raise ACCOUNTS")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the tests have proven."""
+    holding: Counter[int] = Counter()
+    for report in terminalreporter.stats.get("passed", []):
+        holding.update(dict(report.user_properties).get("invariants", ()))
+    write = terminalreporter.write_line
+    terminalreporter.section("what was proven")
+    for number, words in INVARIANTS.items():
+        write(f"invariant {number:>2}: {holding[number]:>4} tests   {words}")
+    write(f"functions indexed and invoked by azure-functions-runtime {WORKER_VERSION}")
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        write(f"skipped: {report.nodeid}: {reason}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        numbers = sorted({n for mark in item.iter_markers("invariant") for n in mark.args})
+        if numbers:
+            item.user_properties.append(("invariants", numbers))
