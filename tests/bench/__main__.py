@@ -1,0 +1,105 @@
+"""`python -m tests.bench`: runs the benchmarks and prints one table of ratios."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+import msgspec
+
+from local.azurite import running_azurite
+from tests.bench import dispatch, planning, start, sweep, throttled
+from tests.bench.bed import Bed
+from tests.bench.table import Line, Report, format_report, machine_facts
+
+_ACCOUNTS = 8
+"""Storage accounts of the one Azurite: each benchmark, and each size of planning, has its own."""
+
+
+class Sizes(msgspec.Struct, frozen=True, kw_only=True):
+    """How much each benchmark does; the defaults are those of which the aims speak.
+
+    Attributes:
+        typed_rows: of each list, read by typed models: half before the sweep, half after it.
+        throttled: alumni and others.
+        alumni: of whom three in eight are due a mail.
+        sample: people who are sent to in the way of the samples.
+        counted: alumni of the run whose operations are counted.
+    """
+
+    accounts: int = 100_000
+    typed_rows: int = 5_000
+    planned: tuple[int, ...] = (10_000, 100_000, 300_000)
+    throttled: tuple[int, int] = (60_000, 20_000)
+    alumni: int = 53_000
+    sample: int = 400
+    counted: int = 300_000
+    imports: int = 5
+
+
+QUICK = Sizes(
+    accounts=20_000,
+    typed_rows=2_000,
+    planned=(2_000, 10_000, 30_000),
+    throttled=(6_000, 2_000),
+    alumni=10_000,
+    sample=100,
+    counted=20_000,
+    imports=2,
+)
+
+BENCHMARKS: dict[str, Callable[[Bed, Sizes], Awaitable[list[Line]]]] = {
+    "start": lambda bed, sizes: start.measure(sizes.imports),
+    "sweep": lambda bed, sizes: sweep.measure(bed, sizes.accounts, sizes.typed_rows),
+    "planning": lambda bed, sizes: planning.measure(bed, sizes.planned),
+    "dispatch": lambda bed, sizes: dispatch.measure(bed, sizes.alumni, sizes.sample),
+    "operations": lambda bed, sizes: dispatch.count_operations(
+        bed, sizes.counted, sizes.sample // 4
+    ),
+    "throttled": lambda bed, sizes: throttled.measure(*sizes.throttled),
+}
+
+
+async def run(
+    sizes: Sizes, names: Iterable[str], *, say: Callable[[str], None] = lambda name: None
+) -> tuple[Line, ...]:
+    """Run the benchmarks one after the other, telling which one is under way."""
+    lines: list[Line] = []
+    with tempfile.TemporaryDirectory(prefix="mfa-nudge-bench-") as scratch:
+        async with running_azurite(accounts=_ACCOUNTS) as azurite:
+            bed = Bed(azurite, Path(scratch))
+            for name in names:
+                say(name)
+                lines += await BENCHMARKS[name](bed, sizes)
+    return tuple(lines)
+
+
+def main() -> int:
+    """Prints the table; 1 where an aim was missed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
+    parser.add_argument("--only", choices=BENCHMARKS, help="one benchmark alone")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found there, too")
+    given = parser.parse_args()
+    # One line for each event of each run: none of them belongs into a table.
+    logging.disable(logging.WARNING)
+    facts = machine_facts()
+    sizes = QUICK if given.quick else Sizes()
+    names = [given.only] if given.only else BENCHMARKS
+    lines = asyncio.run(
+        run(sizes, names, say=lambda name: print(f"{name} …", file=sys.stderr, flush=True))
+    )
+    report = Report(machine=facts, quick=given.quick, lines=lines)
+    if given.json:
+        given.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    print(format_report(report))
+    return 1 if report.missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
