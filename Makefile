@@ -14,6 +14,8 @@ setup: $(UV) ## bring what a new machine lacks: uv, Python packages, Azurite
 
 # Without uv on the PATH one from PyPI is put into .tools, and nothing else of the machine changes.
 .tools/bin/uv:
+	@python3 -m pip --version >/dev/null 2>&1 || \
+		{ echo "Python has no pip: install python3-pip, or put uv on the PATH." >&2; exit 1; }
 	@mkdir -p .tools
 	@PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check \
 		--target .tools/packages uv

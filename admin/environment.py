@@ -6,10 +6,8 @@ import argparse
 import os
 from collections.abc import Mapping
 
-import msgspec
-
 from functions.wiring import App, build_app
-from local.system import LOCAL_SETTINGS, RunningSystem
+from local.system import find_running_system
 from shared.errors import SetupFault
 from shared.settings import read_settings
 
@@ -28,9 +26,7 @@ def open_target(given: argparse.Namespace) -> App:
 
 
 def _local_settings() -> Mapping[str, str]:
-    try:
-        found = msgspec.json.decode(LOCAL_SETTINGS.read_bytes(), type=RunningSystem)
-        os.kill(found.pid, 0)  # whoever was killed has left the file behind
-    except (FileNotFoundError, ProcessLookupError) as error:
-        raise SetupFault("No local system runs here.", "Start one with `make run`.") from error
+    found = find_running_system()
+    if found is None:
+        raise SetupFault("No local system runs here.", "Start one with `make run`.")
     return {**os.environ, **found.values}

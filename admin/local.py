@@ -31,23 +31,31 @@ def add_commands(commands: Any) -> None:
     add("--campaign", type=Path, default=ROOT / "campaign.example.yaml", metavar="FILE")
     add("--at", type=_time, metavar="TIME", help="pretended time, ISO with an offset")
     add("--keep", type=Path, metavar="DIR", help="keep the storage in DIR, found by a later call")
-    add("--port", type=int, default=0, metavar="N", help="of HTTP (a free one)")
+    add("--port", type=_port, default=0, metavar="N", help="of HTTP (a free one)")
     add("--ledger", type=Path, metavar="FILE", help="write parcels and unreached people as JSON")
     add("--no-throttle", action="store_true", help="the simulated tenant limits no requests")
     parser.set_defaults(run=run_local)
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("must not be negative")
-    return number
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError("must be a whole number, such as 2000")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError("must be a port from 1 to 65535, or 0 for a free one")
+    return int(text)
 
 
 def _time(text: str) -> datetime:
-    time = datetime.fromisoformat(text)
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = datetime.min
     if time.tzinfo is None:
-        raise argparse.ArgumentTypeError("needs an offset, such as 2027-03-17T10:00+08:00")
+        raise argparse.ArgumentTypeError("must be like 2027-03-17T10:00+08:00, with an offset")
     return time
 
 
@@ -107,16 +115,22 @@ async def _stay(system: LocalSystem) -> None:
 async def _run_once(system: LocalSystem, given: argparse.Namespace) -> str | None:
     """One sweep and all that is due. Returns what failed."""
     quiet = given.json
-    if not quiet:
-        zone = system.campaign.zone
-        print(f"Pretended time: {system.at.astimezone(zone):%A %d %B %Y, %H:%M} ({zone.key}).")
-        print(f"Mode: live, whatever {given.campaign.name} says. Mails go to {system.mails_go_to}.")
+    zone = system.campaign.zone
+    told = sys.stderr if quiet else sys.stdout
+    print(
+        f"Pretended time: {system.at.astimezone(zone):%A %d %B %Y, %H:%M} ({zone.key}).\n"
+        f"Mode: live, whatever {given.campaign.name} says. Mails go to {system.mails_go_to}.",
+        file=told,
+        flush=True,
+    )
     watcher = Watcher(system)
     with contextlib.closing(ProgressLine(quiet=quiet)) as line:
         fault = await watcher.until_settled(line.show)
     if given.ledger:
         given.ledger.write_bytes(msgspec.json.encode(await watcher.dump_ledger()))
     outcome = await watcher.sum_up()
+    if watcher.failed and not fault:
+        fault = f"Parcels closed as failed, by faults of our own: {watcher.failed}. See the log."
     if quiet:
         print(msgspec.json.encode(outcome).decode(), flush=True)
     else:

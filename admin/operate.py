@@ -17,6 +17,11 @@ CHANNELS = (EMAIL,)
 
 def add_commands(commands: Any) -> None:
     status = commands.add_parser("status", help="where each campaign stands, in counts")
+    status.add_argument(
+        "--unreached",
+        action="store_true",
+        help="list everybody who was due and not reached, by object id, with the reason",
+    )
     status.set_defaults(run=run_status)
     pause = commands.add_parser("pause", help="stop a campaign's sending until `nudge resume`")
     pause.add_argument("campaign")
@@ -33,6 +38,9 @@ def add_commands(commands: Any) -> None:
 async def run_status(given: argparse.Namespace) -> int:
     app = open_target(given)
     try:
+        if given.unreached:
+            unreached = await app.status.collect_unreached()
+            return _answer(given, format_unreached(unreached), {"unreached": unreached})
         status = await app.status.collect()
     finally:
         await app.close()
@@ -65,6 +73,16 @@ def _answer(given: argparse.Namespace, text: str, answer: dict[str, object]) -> 
     return 0
 
 
+def format_unreached(unreached: dict[str, dict[str, str]]) -> str:
+    """One line a person: campaign, object id, reason."""
+    lines = [
+        f"{campaign}  {person}  {why}"
+        for campaign, people in unreached.items()
+        for person, why in people.items()
+    ]
+    return "\n".join(lines) or "Everybody who was due was reached."
+
+
 def format_status(status: Status) -> str:
     """The status as a person reads it on a terminal."""
     lines: list[str] = []
@@ -94,6 +112,9 @@ def _format_campaign(campaign: CampaignStatus) -> list[str]:
             f"unregistered ({counts.unreachable} unreachable), {counts.unknown} unknown, "
             f"{counts.unrecognised} unrecognised, {counts.excluded} excluded"
         )
+        if counts.reasons:
+            reasons = ", ".join(f"{number} {name}" for name, number in counts.reasons.items())
+            lines.append(f"  excluded are: {reasons}")
     lines.append(f"  {'touch':<12} {'opening (UTC)':<17} people")
     for touch in campaign.touches:
         people = ", ".join(f"{n} {state}" for state, n in sorted(touch.people.items())) or "-"

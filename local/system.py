@@ -48,6 +48,16 @@ class RunningSystem(msgspec.Struct, frozen=True):
     values: dict[str, str]
 
 
+def find_running_system() -> RunningSystem | None:
+    """The local system that runs on this machine. One that was killed has left its file behind."""
+    try:
+        found = msgspec.json.decode(LOCAL_SETTINGS.read_bytes(), type=RunningSystem)
+        os.kill(found.pid, 0)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return found
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What a local run is asked for.
 
@@ -296,7 +306,10 @@ def _keys(keep: Path | None) -> dict[str, str]:
 
 
 def _tell_where(stack: contextlib.AsyncExitStack, environment: dict[str, str]) -> None:
-    """Leave the settings where `nudge --local` looks, for as long as the system runs."""
+    """Leave the settings where `nudge --local` looks, for as long as the system runs; but not
+    where another system that runs has left its own."""
+    if find_running_system():
+        return
     LOCAL_SETTINGS.parent.mkdir(exist_ok=True)
     fresh = LOCAL_SETTINGS.with_name(f"settings-{os.getpid()}.json")
     fresh.touch(mode=0o600)

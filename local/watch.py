@@ -166,6 +166,7 @@ class Watcher:
         self._name = system.campaign.campaign
         self._system = system
         self._seen_sweep = 0
+        self.failed = 0  # parcels of this call that a fault of the product's own closed
         self._seconds = 0.0
 
     async def until_settled(self, show: Callable[[Progress], None]) -> str | None:
@@ -187,7 +188,9 @@ class Watcher:
         seen, quiet_since = Progress(), monotonic()
         show(seen)
         while True:
+            began = monotonic()
             look = await self._look()
+            took = monotonic() - began
             if look.progress != seen:
                 seen, quiet_since = look.progress, monotonic()
                 show(seen)
@@ -200,7 +203,7 @@ class Watcher:
             if not waiting and monotonic() - quiet_since > QUIET_SECONDS:
                 await self._system.fire(look.timer)
                 quiet_since = monotonic()
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(max(POLL_SECONDS, 3 * took))  # storage is there for the product
 
     async def _look(self) -> Look:
         stores = self._app.stores
@@ -291,6 +294,7 @@ class Watcher:
                 if parcel.sweep < self._system.sweep or taken_back:
                     continue
                 numbers["planned"] += 1
+                self.failed += parcel.state is State.CLOSED and parcel.reason == "failed"
                 if column := self._column_of(standing, parcel):
                     numbers[column] += 1
                 if parcel.state is State.ACCEPTED:

@@ -163,7 +163,7 @@ def test_the_ages_are_in_the_order_that_safety_needs() -> None:
     assert ages.fence_refresh * 3 <= ages.fence_at_rest, (
         "a planner that lives is not taken for dead"
     )
-    assert ages.settle_after < ages.settle_final
+    assert ages.claim_abandoned < ages.settle_final
     assert ages.changes_cache <= 30, "invariant 4"
     assert ages.config_cache <= 10, "a stop is noticed"
 

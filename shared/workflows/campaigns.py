@@ -22,6 +22,7 @@ from shared.rules.campaign import (
     parse_campaign,
 )
 from shared.rules.parcels import SHARDS
+from shared.workflows.alarms import raise_alarm
 
 if TYPE_CHECKING:
     from shared.clock import Clock
@@ -80,6 +81,7 @@ class CampaignBook:
         self._files: dict[FileSeen, FileRead] = {}
         self._refused: dict[str, tuple[int, bytes, CampaignMistakes]] = {}
         self._versions: dict[tuple[str, int], tuple[Campaign, Schedule]] = {}
+        self._told: dict[str, tuple[str, ...]] = {}
         self._book: Book | None = None
         self._read_at = 0.0
 
@@ -107,9 +109,22 @@ class CampaignBook:
             else:
                 loose += standing
         book = Book(standings, tuple(loose), listing.stopped)
+        if accept:
+            self._tell_mistakes(book)
         if read_at >= self._read_at:  # else a later look at it has ended before this one
             self._book, self._read_at = book, read_at
         return book
+
+    def _tell_mistakes(self, book: Book) -> None:
+        """Raise the alarm for what is wrong with the files: once, until it is something else."""
+        told: dict[str, tuple[str, ...]] = {}
+        for name, standing in book.standings.items():
+            told[name] = (*map(str, standing.mistakes), *standing.paused)
+        told[""] = tuple(map(str, book.mistakes))
+        for name, texts in told.items():
+            if texts and self._told.get(name) != texts:
+                raise_alarm("campaign_mistake", campaign=name, mistakes=texts)
+        self._told = told
 
     async def read_version(self, name: str, number: int) -> tuple[Campaign, Schedule]:
         """A version's campaign and schedule.

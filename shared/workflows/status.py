@@ -11,7 +11,8 @@ from shared.clock import CampaignTime, StorageTime
 from shared.rules.calendar import window_open
 from shared.rules.guards import ShardCounts
 from shared.rules.parcels import NOTHING_HAD, SHARDS, Parcel, State, fold, has_bit
-from shared.workflows.plan import EMAIL
+from shared.workflows.plan import EMAIL, format_id
+from shared.workflows.sweep import has_all_passes
 
 if TYPE_CHECKING:
     from shared.clock import Clock
@@ -150,6 +151,17 @@ class StatusWorkflow:
                 f"{standing.campaign.timezone}, on the days that `sending.window` names."
             )
         return waits
+
+    async def collect_unreached(self) -> dict[str, dict[str, str]]:
+        """Of each campaign that a sweep has read: who was not reached, and why, by object id."""
+        book = await self._book.refresh()
+        sweep = await self._stores.sweeps.read_committed()
+        found: dict[str, dict[str, str]] = {}
+        for standing in book.standings.values():
+            if sweep and has_all_passes(standing, sweep):
+                unreached = await self.list_unreached(standing, sweep)
+                found[standing.name] = {format_id(one): why for one, why in unreached.items()}
+        return found
 
     async def list_unreached(self, standing: Standing, sweep: Sweep) -> dict[bytes, str]:
         """Everybody who was due and was not reached, or perhaps not, by object id, with the reason.

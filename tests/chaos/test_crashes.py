@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
@@ -172,9 +174,25 @@ async def read_ledger(keep: Path, settings: dict[str, str]) -> list[Parcel]:
             await app.close()
 
 
-async def kill_host(nudge: NudgeProcess) -> None:
-    """Kill the host, and see that another one takes its place."""
+async def kill_host_when(nudge: NudgeProcess, look: Callable[[], Awaitable[bool]]) -> None:
+    """Kill the host while what `look` sees is so, and see that another one takes its place.
+
+    The host is made to stand still before it is looked at once more: what is seen then is what the
+    kill meets.
+    """
     host = nudge.parts()["local.host"]
+
+    async def caught() -> bool:
+        if not await look():
+            return False
+        os.kill(host, signal.SIGSTOP)
+        await asyncio.sleep(0.1)  # for what the host had sent to storage before
+        if await look():
+            return True
+        os.kill(host, signal.SIGCONT)
+        return False
+
+    await until(caught)
     kill(host)
     await nudge.part("local.host", other_than=host)
 
@@ -194,19 +212,15 @@ async def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> End:
 @pytest.mark.invariant(2)
 async def test_killed_in_the_middle_of_a_sweep(undisturbed: End, tmp_path: Path) -> None:
     async def disturb(world: World, nudge: NudgeProcess, app: App) -> None:
-        # The first page is written, the request for the second one is under way.
-        await until(lambda: second_page_is_asked_for(world))
-        assert (await app.stores.sweeps.read_head()).open
-        await kill_host(nudge)
+        async def second_page_is_asked_for() -> bool:
+            faults = await world.get(f"{world.graph_url}/faults")
+            return not faults.get("registrations") and (await app.stores.sweeps.read_head()).open
 
-    async def second_page_is_asked_for(world: World) -> bool:
-        return not (await world.get(f"{world.graph_url}/faults")).get("registrations")
-
-    async def with_slow_page(world: World, nudge: NudgeProcess, app: App) -> None:
+        # The first page is written, and the answer to the request for the second one hangs.
         await world.fault(world.graph_url, registrations=[{"kind": "hang", "after": 1}])
-        await disturb(world, nudge, app)
+        await kill_host_when(nudge, second_page_is_asked_for)
 
-    assert (await run(tmp_path, with_slow_page)).same_as(undisturbed)
+    assert (await run(tmp_path, disturb)).same_as(undisturbed)
 
 
 @pytest.mark.invariant(1)
@@ -214,12 +228,13 @@ async def test_killed_in_the_middle_of_a_sweep(undisturbed: End, tmp_path: Path)
 async def test_killed_in_the_middle_of_planning(undisturbed: End, tmp_path: Path) -> None:
     async def disturb(world: World, nudge: NudgeProcess, app: App) -> None:
         async def a_shard_is_half_planned() -> bool:
-            fences = [await app.stores.ledger.read_fence(NAME, shard) for shard in range(16)]
-            done = [fence.done for fence in fences if fence]
-            return sum(done) >= 2 and not all(done)
+            for shard in range(16):
+                fence = await app.stores.ledger.read_fence(NAME, shard)
+                if fence and not fence.done:
+                    return True
+            return False
 
-        await until(a_shard_is_half_planned)
-        await kill_host(nudge)
+        await kill_host_when(nudge, a_shard_is_half_planned)
         assert await app.stores.control.read_verdict(NAME, (1, 1)) is None
 
     assert (await run(tmp_path, disturb)).same_as(undisturbed)
@@ -229,15 +244,18 @@ async def test_killed_in_the_middle_of_planning(undisturbed: End, tmp_path: Path
 @pytest.mark.invariant(2)
 async def test_killed_in_the_middle_of_release(undisturbed: End, tmp_path: Path) -> None:
     async def disturb(world: World, nudge: NudgeProcess, app: App) -> None:
-        async def the_first_shard_is_stamped() -> bool:
-            rows = app.stores.ledger.scan_recent(NAME, 0)
-            return any([row.released_at is not None async for row in rows])
+        async def some_shards_are_stamped() -> bool:
+            first, last = [
+                [row async for row in app.stores.ledger.scan_recent(NAME, shard)]
+                for shard in (0, 15)
+            ]
+            return any(row.released_at for row in first) and not any(
+                row.released_at for row in last
+            )
 
-        await until(the_first_shard_is_stamped)
-        await kill_host(nudge)
+        await kill_host_when(nudge, some_shards_are_stamped)
         rows = [row async for row in app.status.scan_parcels(NAME)]
         assert {row.state for row in rows} == {State.PLANNED}
-        assert any(row.released_at is None for row in rows), "the kill came too late"
 
     assert (await run(tmp_path, disturb)).same_as(undisturbed)
 
@@ -250,15 +268,16 @@ async def test_killed_in_the_middle_of_sending(undisturbed: End, tmp_path: Path)
     async def disturb(world: World, nudge: NudgeProcess, app: App) -> None:
         await world.fault(world.inbox_url, calls=[{"slow": 0.3, "times": None}])
 
-        async def some_have_gone() -> bool:
-            return len(await world.accepted()) > 2
+        async def some_have_gone_and_some_are_on_their_way() -> bool:
+            rows = [row async for row in app.status.scan_parcels(NAME)]
+            claimed = any(row.state is State.CLAIMED for row in rows)
+            return claimed and len(await world.accepted()) > 2
 
-        await until(some_have_gone)
-        await kill_host(nudge)
+        await kill_host_when(nudge, some_have_gone_and_some_are_on_their_way)
 
     end = await run(tmp_path, disturb)
     in_doubt = [row for row in end.rows if row.state is State.AMBIGUOUS]
-    assert in_doubt, "the kill came too late"
+    assert in_doubt
     assert "abandoned" in {row.reason for row in in_doubt}
     assert {row.state for row in end.rows} == {State.AMBIGUOUS, State.ACCEPTED}
 

@@ -14,10 +14,10 @@ from tests.world import EXAMPLE
     ("words", "says"),
     [
         ((), "COMMAND"),
-        (("local", "--at", "2027-03-17T10:00"), "needs an offset"),
-        (("local", "--at", "tomorrow"), "--at"),
-        (("local", "--alumni", "-1"), "must not be negative"),
-        (("local", "--port", "http"), "--port"),
+        (("local", "--at", "2027-03-17T10:00"), "with an offset"),
+        (("local", "--at", "tomorrow"), "must be like 2027-03-17T10:00+08:00"),
+        (("local", "--alumni", "-1"), "must be a whole number"),
+        (("local", "--port", "http"), "must be a port"),
         (("pause",), "campaign"),
     ],
 )

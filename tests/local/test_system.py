@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -41,6 +42,9 @@ from tests.world import FORTNIGHT, NAME
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ONCE = ("local", "--once", "--json", "--alumni", "300")
+TOLD = re.compile(r"\APretended time: .+\nMode: live, .+\n\Z")
+"""What stands on standard error where nothing is wrong, so that nobody takes it for the real thing."""
+
 EVERYTHING = {
     "sweep": {
         *("roster", "registered", "unregistered", "unknown", "unrecognised", "excluded"),
@@ -109,7 +113,7 @@ async def test_one_object_and_nothing_else(tmp_path: Path) -> None:
             *ONCE, "--ledger", str(ledger), SENDGRID_BASE_URL=inbox.url
         )
         mails = await inbox.mails()
-    assert (code, error) == (0, "")
+    assert (code, TOLD.sub("", error)) == (0, "")
     outcome = json.loads(out)  # the whole of it is one object
     assert outcome.pop("seconds") > 0
     assert {name: set(figures) for name, figures in outcome.items()} == EVERYTHING
@@ -138,7 +142,7 @@ async def test_services_that_the_environment_names_are_used_and_not_simulated() 
             assert set(nudge.parts()) == {"local.host", "azurite"}
             assert environment_of(host).items() >= settings.items()
             code, out, error = await nudge.end()
-        assert (code, error) == (0, "")
+        assert (code, TOLD.sub("", error)) == (0, "")
         outcome = json.loads(out)
         assert outcome["sweep"]["roster"] == 2000, "the tenant's own number, not --alumni"
         assert len(await inbox.mails()) == outcome["recipients"]["email"] > 500
@@ -156,7 +160,7 @@ async def test_a_second_call_goes_on_where_the_first_one_ended(tmp_path: Path) -
                 *(*ONCE, "--keep", str(tmp_path / "keep"), "--at", at.isoformat()),
                 SENDGRID_BASE_URL=inbox.url,
             )
-            assert (code, error) == (0, "")
+            assert (code, TOLD.sub("", error)) == (0, "")
             fresh = Counter(await inbox.mails()) - Counter(before)
             return json.loads(out)["parcels"], sorted(fresh.elements())
 
@@ -202,7 +206,7 @@ async def test_a_refused_key_is_named_and_nothing_is_lost(tmp_path: Path) -> Non
         code, out, error = await run_nudge(
             *words, SENDGRID_BASE_URL=inbox.url, SENDGRID_API_KEY="right"
         )
-        assert (code, error) == (0, "")
+        assert (code, TOLD.sub("", error)) == (0, "")
         assert len(await inbox.mails()) == json.loads(out)["recipients"]["email"] > 0
         assert set(read_ledger(ledger)[0]) == {"accepted", "closed"}
 
@@ -220,7 +224,7 @@ async def test_a_permission_that_is_missing_ends_the_run_and_is_named() -> None:
 
 async def test_after_the_campaign_nothing_is_due() -> None:
     code, out, error = await run_nudge(*ONCE, "--at", "2028-01-03T10:00+08:00")
-    assert (code, error) == (0, "")
+    assert (code, TOLD.sub("", error)) == (0, "")
     assert json.loads(out)["parcels"]["planned"] == 0
 
 
@@ -262,6 +266,7 @@ async def test_a_signal_ends_every_process(number: signal.Signals) -> None:
     async with running_nudge(*ONCE[1:]) as nudge:
         parts = await all_parts(nudge)
         nudge.process.send_signal(number)
+        await asyncio.sleep(0.1)
         nudge.process.send_signal(number)  # an impatient second one cuts nothing short
         code, out, error = await nudge.end()
     assert code == 1

@@ -13,6 +13,7 @@ import pytest
 from shared.messages.catalogue import MESSAGES
 from shared.messages.rendering import TEMPLATES, Tags, render_letter
 from shared.rules.campaign import Campaign
+from tests.conftest import missing_tool
 
 FORMS = [(message, after) for after in (False, True) for message in MESSAGES]
 
@@ -124,13 +125,14 @@ def luminance(colour: tuple[int, ...]) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_narrow_screen_needs_no_sideways_scrolling_and_asks_the_network_for_nothing(
     campaign: Campaign, tmp_path: Path
 ) -> None:
     """320 px wide is also what 200 % and 400 % zoom leave of wider screens (WCAG 1.4.10)."""
     from playwright.sync_api import sync_playwright
 
+    if CHROMIUM is None:
+        missing_tool("Chromium")
     file = tmp_path / "letter.html"
     requests: list[str] = []
     with sync_playwright() as playwright:

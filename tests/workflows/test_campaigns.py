@@ -13,6 +13,7 @@ from shared.rules.parcels import State
 from shared.settings import read_settings
 from shared.workflows.campaigns import Standing
 from tests.graph import GROUP, Graph, example, people, running_with
+from tests.sending import alarms_of
 from tests.world import FORTNIGHT, NAME, World
 
 NIGHT = FORTNIGHT.replace(hour=3)
@@ -136,6 +137,17 @@ async def test_a_first_file_with_a_mistake_is_no_campaign(world: World) -> None:
     assert book.standings == {}
     assert await world.app.sweeps.start() is None
     assert "alumni.yaml:" in await shown(world)
+
+
+@pytest.mark.invariant(7)
+async def test_a_mistake_raises_an_alarm_once_until_it_is_another_one(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    for mode, alarms in (("love", 1), ("love", 1), ("lave", 2), ("live", 2), ("love", 3)):
+        await world.write_campaign(example(("mode: live", f"mode: {mode}")))
+        await world.app.book.refresh(accept=True)
+        await world.app.book.refresh(accept=True)
+        assert alarms_of(caplog) == ["campaign_mistake"] * alarms, mode
 
 
 @pytest.mark.invariant(7)

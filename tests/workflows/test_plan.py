@@ -20,7 +20,7 @@ import pytest
 from functions.wiring import App, build_app
 from shared.clock import StorageTime
 from shared.rules.contact import Recipient
-from shared.rules.guards import Verdict
+from shared.rules.guards import LEDGER_LOST, Verdict
 from shared.rules.parcels import Parcel, State
 from shared.rules.registration import Account
 from shared.settings import read_settings
@@ -514,6 +514,51 @@ async def test_a_ledger_that_was_lost_is_not_taken_for_a_new_campaign(
         await world.app.operations.resume(NAME, by="it@example.edu")
         await world.release()
         assert sum(call["count"] for call in await world.accepted()) == 120
+
+
+@pytest.mark.invariant(8)
+async def test_a_ledger_lost_under_a_pair_that_was_let_go_sends_nothing_again(
+    connection_string: str, tmp_path: Path
+) -> None:
+    """The table comes back empty; the verdict `go` of the pair, in another one, is still there."""
+    graph = Graph({GROUP: people(60)})
+    async with running_with(graph, connection_string, tmp_path) as world:
+        await world.write_campaign()
+        await world.sweep()
+        assert sum(call["count"] for call in await world.accepted()) == 60
+        await world.app.stores.ledger.delete_campaign(NAME)
+
+        await world.release()
+        await world.release()
+        assert sum(call["count"] for call in await world.accepted()) == 60
+        assert LEDGER_LOST in (await verdict_of(world)).reasons
+
+        # Where it is gone for good, a person decides to start anew.
+        await world.app.operations.resume(NAME, "an administrator")
+        await world.release()
+        assert sum(call["count"] for call in await world.accepted()) == 120
+
+
+@pytest.mark.invariant(2)
+async def test_a_touch_that_was_held_until_it_was_over_leaves_its_people_unreached(
+    connection_string: str, tmp_path: Path
+) -> None:
+    """Paused all through the touch's days while sweeps go on: nothing of it ever passes its
+    not_after, and yet its people were due."""
+    graph = Graph({GROUP: people(30)})
+    async with running_with(graph, connection_string, tmp_path, at=FORTNIGHT) as world:
+        await world.write_campaign()
+        await world.app.book.refresh(accept=True)
+        await world.app.operations.pause(NAME, "a holiday", "an administrator")
+        await world.sweep()
+        world.move_clock(FORTNIGHT + timedelta(days=7))
+        await world.sweep()
+        standing = (await world.app.book.read()).standings[NAME]
+        sweep = await world.app.stores.sweeps.read_committed()
+        assert sweep is not None
+        closed = {(p.touch, p.reason) for p in await world.parcels() if p.state is State.CLOSED}
+        assert closed == {("fortnight", "expired")}
+        assert set((await world.app.status.list_unreached(standing, sweep)).values()) == {"expired"}
 
 
 async def test_the_verdict_is_written_once_by_whoever_finishes_last(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncGenerator
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +36,15 @@ async def test_before_the_first_sweep(desk: Desk) -> None:
     assert status.sweep is None
     assert (await campaign_of(desk)).waiting == ["No sweep has been committed yet."]
     assert (await campaign_of(desk)).counts is None
+
+
+@pytest.mark.invariant(2)
+async def test_who_was_not_reached_is_listed_by_object_id(desk: Desk) -> None:
+    assert await desk.app.status.collect_unreached() == {}  # no sweep has read anybody yet
+    [silent, *others] = people(4)
+    await desk.plan([dataclasses.replace(silent, address=None), *others])
+    found = await desk.app.status.collect_unreached()
+    assert found == {NAME: {silent.id: "no usable contact"}}
 
 
 async def test_the_sweep_and_what_it_found(desk: Desk) -> None:
