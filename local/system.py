@@ -178,7 +178,10 @@ async def running_system(options: Options) -> AsyncGenerator[LocalSystem]:
         environment = _environment(local, clock_file, azurite, _keys(keep))
         if graph := os.environ.get("GRAPH_BASE_URL"):
             auth = "anonymous" if is_loopback(graph) else "managed"
-            environment |= {"GRAPH_AUTH": os.environ.get("GRAPH_AUTH", auth)}
+            environment |= {
+                "GRAPH_BASE_URL": graph,
+                "GRAPH_AUTH": os.environ.get("GRAPH_AUTH", auth),
+            }
         else:
             arguments = [
                 *("--alumni", str(options.alumni), "--others", str(options.others)),

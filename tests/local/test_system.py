@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -43,7 +42,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ONCE = ("local", "--once", "--json", "--alumni", "300")
 TOLD = re.compile(r"\APretended time: .+\nMode: live, .+\n\Z")
-"""What stands on standard error where nothing is wrong, so that nobody takes it for the real thing."""
+"""What stands on standard error where all is well: nobody is to take it for the real thing."""
 
 EVERYTHING = {
     "sweep": {
@@ -266,7 +265,6 @@ async def test_a_signal_ends_every_process(number: signal.Signals) -> None:
     async with running_nudge(*ONCE[1:]) as nudge:
         parts = await all_parts(nudge)
         nudge.process.send_signal(number)
-        await asyncio.sleep(0.1)
         nudge.process.send_signal(number)  # an impatient second one cuts nothing short
         code, out, error = await nudge.end()
     assert code == 1
