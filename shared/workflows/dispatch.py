@@ -7,8 +7,10 @@ may have left.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import secrets
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -101,6 +103,8 @@ class DispatchWorkflow:
             tuple[str, int], tuple[float, StorageTime, dict[bytes, StorageTime]]
         ] = {}
         self._marked_waves: set[str] = set()
+        # Messages that miss a cache together wait for one of them to fill it.
+        self._filling: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._accepted_at: dict[str, float] = {}
         self._refused_at: dict[tuple[str, str], float] = {}
 
@@ -185,30 +189,39 @@ class DispatchWorkflow:
         )
 
     async def _read_control(self, campaign: str, *, fresh: bool) -> ControlRow:
-        read_at, control = self._controls.get(campaign, (None, None))
-        now = monotonic()
-        age = self._clock.ages.config_cache
-        if fresh or read_at is None or control is None or now - read_at > age:
-            control = await self._stores.control.read(campaign, self._sender.channel)
-            self._controls[campaign] = (now, control)
-        return control
+        async with self._filling["control", campaign]:
+            read_at, control = self._controls.get(campaign, (None, None))
+            now = monotonic()
+            age = self._clock.ages.config_cache
+            if fresh or read_at is None or control is None or now - read_at > age:
+                control = await self._stores.control.read(campaign, self._sender.channel)
+                self._controls[campaign] = (now, control)
+            return control
 
     async def _find_left_out(self, message: HandOut, recipients: Sequence[Recipient]) -> bytes:
         """The bitmap of those who completed, opted out or were left out since planning."""
         margin = timedelta(seconds=self._clock.ages.changes_before)
         since = StorageTime(message.planned_from - margin)
-        key = (message.campaign, message.shard)
-        read_at, from_time, changes = self._changes.get(key, (0.0, since, None))
-        now = monotonic()
-        if changes is None or since < from_time or now - read_at > self._clock.ages.changes_cache:
-            changes = await self._stores.ledger.read_changes(message.campaign, message.shard, since)
-            self._changes[key] = (now, since, changes)
+        changes = await self._read_changes(message.campaign, message.shard, since)
         changed = (
             index
             for index, recipient in enumerate(recipients)
             if (at := changes.get(recipient.id)) is not None and at >= since
         )
         return with_bits(message.left_out, changed) if changes else message.left_out
+
+    async def _read_changes(
+        self, campaign: str, shard: int, since: StorageTime
+    ) -> dict[bytes, StorageTime]:
+        """The shard's changes since then, or since longer, as of `changes_cache` ago at most."""
+        async with self._filling["changes", partition_of(campaign, shard)]:
+            key = (campaign, shard)
+            read_at, from_time, changes = self._changes.get(key, (0.0, since, None))
+            now, age = monotonic(), self._clock.ages.changes_cache
+            if changes is None or since < from_time or now - read_at > age:
+                changes = await self._stores.ledger.read_changes(campaign, shard, since)
+                self._changes[key] = (now, since, changes)
+            return changes
 
     def _prepare(
         self,
@@ -363,9 +376,10 @@ class DispatchWorkflow:
 
     async def _mark_waves(self, campaign: str) -> None:
         """Something of the campaign has gone out, or may have."""
-        if campaign not in self._marked_waves:
-            await self._stores.campaigns.mark_waves(campaign)
-            self._marked_waves.add(campaign)
+        async with self._filling["waves", campaign]:
+            if campaign not in self._marked_waves:
+                await self._stores.campaigns.mark_waves(campaign)
+                self._marked_waves.add(campaign)
 
     async def _end_setup_fault(self, campaign: str) -> None:
         """What was let through a set-up fault was accepted: it is mended."""
