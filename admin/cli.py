@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Coroutine
 from typing import Any
@@ -25,11 +26,17 @@ def main() -> None:
     given = parser.parse_args()
     run: Coroutine[Any, Any, int] = given.run(given)
     try:
-        sys.exit(asyncio.run(run))
+        code = asyncio.run(run)
+        sys.stdout.flush()
+        sys.exit(code)
     except SetupFault as fault:
         print(fault, file=sys.stderr)
     except AzureError as error:
         print(f"Storage, or the identity for it: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as `| head` does; the interpreter's own end must
+        # not try to write the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(1)

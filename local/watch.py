@@ -15,7 +15,7 @@ from shared.rules.calendar import window_open
 from shared.rules.guards import ShardCounts
 from shared.rules.parcels import SHARDS, Parcel, State
 from shared.stores.pages import run_prefix
-from shared.workflows.plan import EMAIL, format_id
+from shared.workflows.plan import EMAIL
 
 if TYPE_CHECKING:
     from functions.wiring import App
@@ -321,9 +321,7 @@ class Watcher:
 
     async def dump_ledger(self) -> LedgerDump:
         """Every parcel, and who was not reached."""
-        app = self._app
-        sweep = await app.stores.sweeps.read_committed()
-        standing = (await app.book.read()).standings.get(self._name)
+        status = self._app.status
         entries = [
             LedgerEntry(
                 id=f"{self._name}:{parcel.shard:x}|{parcel.key}",
@@ -331,11 +329,7 @@ class Watcher:
                 reason=parcel.reason,
                 resent=parcel.resent,
             )
-            async for parcel in app.status.scan_parcels(self._name)
+            async for parcel in status.scan_parcels(self._name)
         ]
-        unreached: dict[bytes, str] = {}
-        if standing and sweep:
-            unreached = await app.status.list_unreached(standing, sweep)
-        return LedgerDump(
-            parcels=entries, unreached={format_id(one): why for one, why in unreached.items()}
-        )
+        unreached = (await status.collect_unreached()).get(self._name, {})
+        return LedgerDump(parcels=entries, unreached=unreached)

@@ -173,20 +173,7 @@ async def running_world(
         inbox.running_inbox(inbox.Options(clock_file=clock_file)) as inbox_url,
         aiohttp.ClientSession() as http,
     ):
-        environment = {
-            "AzureWebJobsStorage": connection_string,
-            "GRAPH_BASE_URL": f"{graph_url}/v1.0",
-            "GRAPH_AUTH": "anonymous",
-            "SENDGRID_BASE_URL": inbox_url,
-            "SENDGRID_API_KEY": "test",
-            "LINK_KEYS": KEY,
-            "ADDRESS_KEY": KEY,
-            "PUBLIC_BASE_URL": "https://mfa.its.hku.hk",
-            "ALLOWED_SENDERS": "no-reply@its.hku.hk",
-            "ALLOWED_LINK_HOSTS": "its.hku.hk,mfa.its.hku.hk",
-            "CLOCK_FILE": str(clock_file),
-            **settings,
-        }
+        environment = environment_of(connection_string, graph_url, inbox_url, clock_file) | settings
         app = build_app(read_settings(environment), clock)
         await app.account.create_all()
         world = World(app, environment, clock_file, http)
@@ -195,6 +182,25 @@ async def running_world(
         finally:
             await world.close()
             await app.close()
+
+
+def environment_of(
+    connection_string: str, graph_url: str, inbox_url: str, clock_file: Path
+) -> dict[str, str]:
+    """The settings under which the product runs over these services."""
+    return {
+        "AzureWebJobsStorage": connection_string,
+        "GRAPH_BASE_URL": f"{graph_url}/v1.0",
+        "GRAPH_AUTH": "anonymous",
+        "SENDGRID_BASE_URL": inbox_url,
+        "SENDGRID_API_KEY": "test",
+        "LINK_KEYS": KEY,
+        "ADDRESS_KEY": KEY,
+        "PUBLIC_BASE_URL": "https://mfa.its.hku.hk",
+        "ALLOWED_SENDERS": "no-reply@its.hku.hk",
+        "ALLOWED_LINK_HOSTS": "its.hku.hk,mfa.its.hku.hk",
+        "CLOCK_FILE": str(clock_file),
+    }
 
 
 async def _plan(app: App, message: PlanShard) -> None:

@@ -22,7 +22,7 @@ from shared.settings import read_settings
 from shared.stores.names import NAMES
 from shared.stores.queues import HandOut, PlanShard, ReadPages, decode_message
 from shared.workflows.sweep import ReportPace, SweepWorkflow
-from tests.world import FORTNIGHT, KEY, World
+from tests.world import FORTNIGHT, World, environment_of
 
 NOWHERE = "http://127.0.0.1:9"
 """Where a service is named that a benchmark does not ask."""
@@ -120,19 +120,7 @@ class Bed:
         clock_file = self._scratch / "clock.json"
         write_clock_file(clock_file, FORTNIGHT)
         async with contextlib.AsyncExitStack() as stack:
-            environment = {
-                "AzureWebJobsStorage": next(self._accounts),
-                "GRAPH_BASE_URL": f"{NOWHERE}/v1.0",
-                "GRAPH_AUTH": "anonymous",
-                "SENDGRID_BASE_URL": NOWHERE,
-                "SENDGRID_API_KEY": "bench",
-                "LINK_KEYS": KEY,
-                "ADDRESS_KEY": KEY,
-                "PUBLIC_BASE_URL": "https://mfa.its.hku.hk",
-                "ALLOWED_SENDERS": "no-reply@its.hku.hk",
-                "ALLOWED_LINK_HOSTS": "its.hku.hk,mfa.its.hku.hk",
-                "CLOCK_FILE": str(clock_file),
-            }
+            environment = environment_of(next(self._accounts), NOWHERE, NOWHERE, clock_file)
             if tenant:
                 arguments = [
                     *("--alumni", str(tenant[0]), "--others", str(tenant[1])),
