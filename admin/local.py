@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from local.home import running_home
 from local.show import ProgressLine, format_outcome, one_mail
 from local.system import LocalSystem, Options, running_system
 from local.watch import Watcher
@@ -84,7 +85,8 @@ async def run_local(given: argparse.Namespace) -> int:
             fault = await _run_once(system, given)
             settled = True
             if not given.once:
-                await _stay(system)
+                async with running_home(system) as home:
+                    await _stay(home)
     except* SetupFault as group:
         fault = "\n".join(map(str, _leaves(group)))
     except* asyncio.CancelledError:
@@ -103,12 +105,12 @@ def _cancel_once(task: asyncio.Task[Any]) -> None:
         task.cancel()
 
 
-async def _stay(system: LocalSystem) -> None:
+async def _stay(home: str) -> None:
     """Name the address to open; on a terminal the system then stays up until Ctrl-C."""
     if not sys.stdout.isatty():
-        print(f"\nThe inbox was at {system.home_url}; on a terminal it stays until Ctrl-C.")
+        print(f"\nThe home page was at {home}; on a terminal it stays until Ctrl-C.")
         return
-    print(f"\nOpen {system.home_url}  (Ctrl-C ends)", flush=True)
+    print(f"\nOpen {home}  (Ctrl-C ends)", flush=True)
     await asyncio.Event().wait()
 
 
@@ -123,7 +125,7 @@ async def _run_once(system: LocalSystem, given: argparse.Namespace) -> str | Non
         file=told,
         flush=True,
     )
-    watcher = Watcher(system)
+    watcher = Watcher(system, system.campaign, system.sweep)
     with contextlib.closing(ProgressLine(quiet=quiet)) as line:
         fault = await watcher.until_settled(line.show)
     if given.ledger:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import getpass
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 
 from admin.environment import add_target, open_target
+from shared.rules.guards import ShardCounts
 from shared.workflows.plan import EMAIL
-from shared.workflows.status import CampaignStatus, Status
+from shared.workflows.status import NEXT_SWEEP, CampaignStatus, Status, format_days
 
 CHANNELS = (EMAIL,)
 
@@ -84,41 +86,67 @@ def format_unreached(unreached: dict[str, dict[str, str]]) -> str:
 
 
 def format_status(status: Status) -> str:
-    """The status as a person reads it on a terminal."""
+    """The status as a person reads it on a terminal: what needs them first."""
     lines: list[str] = []
     if status.stopped:
         lines += ["ALL SENDING IS STOPPED by the blob `config/stop`.", ""]
-    if status.sweep is None:
-        lines.append("No sweep yet.")
-    else:
-        sweep = status.sweep
-        ended = f", ended {sweep.ended_at:%Y-%m-%d %H:%M} UTC" if sweep.ended_at else ""
-        lines.append(f"Sweep {sweep.number}: {sweep.state}{ended}. {sweep.reason}".rstrip())
+    lines += [f"Needs you: {need}" for need in status.needs]
+    lines += [f"  mistake: {mistake}" for mistake in status.mistakes]
+    lines += [f"`{file}` is new: it takes effect within a minute." for file in status.new_files]
+    lines += _format_sweeps(status)
     for campaign in status.campaigns:
         lines += ["", *_format_campaign(campaign)]
-    if status.mistakes:
-        lines += ["", "Mistakes in campaign files:", *(f"  {one}" for one in status.mistakes)]
     return "\n".join(lines)
+
+
+def _format_sweeps(status: Status) -> list[str]:
+    """The last committed sweep, and the newest one where that is another."""
+    lines: list[str] = []
+    if (committed := status.committed) and committed.ended_at:
+        lines.append(
+            f"Sweep {committed.number}: committed {committed.ended_at:%Y-%m-%d %H:%M} UTC."
+        )
+    if (newest := status.sweep) is None:
+        lines.append(f"No sweep yet. The first one {NEXT_SWEEP}.")
+    elif newest.state == "open":
+        passes = ", ".join(f"{one.source} {one.pages} pages" for one in newest.passes)
+        lines.append(
+            f"Sweep {newest.number}: open since {newest.opened_at:%Y-%m-%d %H:%M} UTC. {passes}"
+        )
+    elif newest.state == "abandoned":
+        lines.append(f"Sweep {newest.number}: abandoned. {newest.reason}")
+    return lines
 
 
 def _format_campaign(campaign: CampaignStatus) -> list[str]:
     lines = [
         f"{campaign.campaign}: version {campaign.version}, {campaign.mode}, "
-        f"deadline {campaign.deadline}"
+        f"deadline {campaign.deadline} ({format_days(campaign.days_left)}), "
+        f"enforced from {campaign.enforced_from}, {campaign.timezone}"
     ]
-    if counts := campaign.counts:
-        lines.append(
-            f"  {counts.roster} accounts: {counts.registered} registered, {counts.unregistered} "
-            f"unregistered ({counts.unreachable} unreachable), {counts.unknown} unknown, "
-            f"{counts.unrecognised} unrecognised, {counts.excluded} excluded"
-        )
-        if counts.reasons:
-            reasons = ", ".join(f"{number} {name}" for name, number in counts.reasons.items())
-            lines.append(f"  excluded are: {reasons}")
-    lines.append(f"  {'touch':<12} {'opening (UTC)':<17} people")
-    for touch in campaign.touches:
-        people = ", ".join(f"{n} {state}" for state, n in sorted(touch.people.items())) or "-"
-        lines.append(f"  {touch.touch:<12} {touch.opening:%Y-%m-%d %H:%M}  {people}")
-    lines += [f"  waits: {reason}" for reason in campaign.waiting]
+    lines += [f"  needs you: {need}" for need in campaign.needs] or [f"  {campaign.headline}"]
     lines += [f"  mistake: {mistake}" for mistake in campaign.mistakes]
+    lines += [f"  waits: {wait}" for wait in campaign.waits]
+    if counts := campaign.counts:
+        lines += _format_counts(counts)
+    elif campaign.shards_done:
+        lines.append(f"  planning: {campaign.shards_done} of 16 shards done")
+    zone = ZoneInfo(campaign.timezone)
+    lines.append(f"  {'touch':<12} {'opens there':<17} {'stands':<12} people")
+    for touch in campaign.touches:
+        opening = f"{touch.opening.astimezone(zone):%Y-%m-%d %H:%M}" if touch.opening else "-"
+        people = ", ".join(f"{n:,} {state}" for state, n in sorted(touch.people.items())) or "-"
+        lines.append(f"  {touch.touch:<12} {opening:<17} {touch.place:<12} {people}")
     return lines
+
+
+def _format_counts(counts: ShardCounts) -> list[str]:
+    reasons = ", ".join(f"{number:,} {name}" for name, number in sorted(counts.reasons.items()))
+    return [
+        f"  {counts.roster:,} accounts: {counts.registered:,} registered "
+        f"({counts.confirmed:,} confirmed by a completion), {counts.unregistered:,} unregistered "
+        f"({counts.unreachable:,} unreachable, {counts.opted_out:,} opted out, "
+        f"{counts.reported:,} say that they are done), {counts.unknown:,} unknown, "
+        f"{counts.unrecognised:,} unrecognised, {counts.excluded:,} excluded"
+        + (f" ({reasons})" if reasons else "")
+    ]

@@ -1,10 +1,15 @@
-"""What is asked for over HTTP."""
+"""What people open in a browser."""
 
 import azure.functions as func
 
+from functions.wiring import app
 from shared import __version__
+from shared.messages.pages import PAGE_HEADERS, STYLE
+from shared.workflows.site import Page
 
 blueprint = func.Blueprint()
+
+_STYLE_CACHE = "public, max-age=31536000, immutable"  # its address changes when it does
 
 
 @blueprint.route(route="health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
@@ -13,4 +18,76 @@ def health(req: func.HttpRequest) -> func.HttpResponse:
     body = f'{{"status": "ok", "version": "{__version__}"}}'
     return func.HttpResponse(
         body, mimetype="application/json", headers={"Cache-Control": "no-store"}
+    )
+
+
+@blueprint.route(
+    route="guide/{language}", methods=["GET", "HEAD"], auth_level=func.AuthLevel.ANONYMOUS
+)
+async def show_guide(req: func.HttpRequest) -> func.HttpResponse:
+    """The guide: to register before the deadline, the general procedure after it."""
+    campaign = req.params.get("campaign", "")
+    return _answer(
+        await app().site.show_guide(req.route_params["language"], campaign, _languages(req))
+    )
+
+
+# The token may be missing: whoever loses it on the way is helped like whoever breaks it.
+@blueprint.route(
+    route="done/{token?}", methods=["GET", "HEAD", "POST"], auth_level=func.AuthLevel.ANONYMOUS
+)
+async def report_done(req: func.HttpRequest) -> func.HttpResponse:
+    """ "I have done it": a button, and what comes of pressing it."""
+    token, languages = req.route_params.get("token", ""), _languages(req)
+    site = app().site
+    if req.method == "POST":
+        return _answer(await site.complete(token, languages))
+    return _answer(await site.ask_done(token, languages))
+
+
+@blueprint.route(
+    route="unsubscribe/{token?}",
+    methods=["GET", "HEAD", "POST"],
+    auth_level=func.AuthLevel.ANONYMOUS,
+)
+async def unsubscribe(req: func.HttpRequest) -> func.HttpResponse:
+    """No more reminders: a button, and what comes of pressing it. A mail program may press it by
+    itself (RFC 8058): its POST is like the person's, without cookies."""
+    token, languages = req.route_params.get("token", ""), _languages(req)
+    site = app().site
+    if req.method == "POST":
+        return _answer(await site.unsubscribe(token, languages))
+    return _answer(await site.ask_unsubscribe(token, languages))
+
+
+@blueprint.route(route="status", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
+async def show_status(req: func.HttpRequest) -> func.HttpResponse:
+    """Where all campaigns stand: a page, or JSON for whoever accepts that."""
+    as_json = "application/json" in req.headers.get("accept", "")
+    return _answer(await app().site.show_status(as_json=as_json))
+
+
+@blueprint.route(
+    route="assets/page.css", methods=["GET", "HEAD"], auth_level=func.AuthLevel.ANONYMOUS
+)
+def show_style(req: func.HttpRequest) -> func.HttpResponse:
+    """The stylesheet of all pages."""
+    headers = {**PAGE_HEADERS, "Cache-Control": _STYLE_CACHE}
+    return func.HttpResponse(STYLE, mimetype="text/css", charset="utf-8", headers=headers)
+
+
+def _languages(req: func.HttpRequest) -> str:
+    return req.headers.get("accept-language", "")
+
+
+def _answer(page: Page) -> func.HttpResponse:
+    headers = {**PAGE_HEADERS, "Cache-Control": page.cache}
+    if page.retry_after is not None:
+        headers["Retry-After"] = str(page.retry_after)
+    return func.HttpResponse(
+        page.body,
+        status_code=page.status,
+        mimetype=page.type,
+        charset="utf-8",
+        headers=headers,
     )

@@ -18,12 +18,15 @@ from shared.settings import Settings, read_settings
 from shared.stores import Stores
 from shared.stores.account import StorageAccount, StorageSettings
 from shared.workflows.campaigns import CampaignBook
+from shared.workflows.completion import CompletionWorkflow
+from shared.workflows.completion_batch import CompletionBatchWorkflow
 from shared.workflows.dispatch import DispatchWorkflow, SendingSettings
 from shared.workflows.housekeeping import HousekeepingWorkflow
 from shared.workflows.operations import OperationsWorkflow
 from shared.workflows.plan import PlanWorkflow
 from shared.workflows.poison import PoisonWorkflow
 from shared.workflows.release import ReleaseWorkflow
+from shared.workflows.site import SiteWorkflow
 from shared.workflows.status import StatusWorkflow
 from shared.workflows.sweep import SweepWorkflow
 
@@ -44,6 +47,9 @@ class App:
     plans: PlanWorkflow
     releases: ReleaseWorkflow
     dispatch: DispatchWorkflow
+    completion: CompletionWorkflow
+    completion_batch: CompletionBatchWorkflow
+    site: SiteWorkflow
     housekeeping: HousekeepingWorkflow
     status: StatusWorkflow
     operations: OperationsWorkflow
@@ -111,6 +117,15 @@ def build_app(settings: Settings, clock: Clock | None = None) -> App:
             link_hosts=settings.allowed_link_hosts,
         ),
     )
+    completion = CompletionWorkflow(
+        stores,
+        book,
+        directory,
+        clock,
+        link_keys=settings.link_keys,
+        confirm=settings.graph_confirm,
+    )
+    status = StatusWorkflow(stores, book, plans, releases, clock)
     return App(
         settings=settings,
         clock=clock,
@@ -121,8 +136,19 @@ def build_app(settings: Settings, clock: Clock | None = None) -> App:
         plans=plans,
         releases=releases,
         dispatch=dispatch,
+        completion=completion,
+        completion_batch=CompletionBatchWorkflow(
+            stores,
+            book,
+            directory,
+            completion,
+            clock,
+            confirm=settings.graph_confirm,
+            key=key,
+        ),
+        site=SiteWorkflow(book, completion, status, clock),
         housekeeping=HousekeepingWorkflow(stores, book, clock),
-        status=StatusWorkflow(stores, book, plans, releases, clock),
+        status=status,
         operations=OperationsWorkflow(stores, book),
         poison=PoisonWorkflow(stores),
         directory=directory,

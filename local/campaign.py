@@ -6,6 +6,7 @@ Locally `mode` is always live, whatever the file says; its sender and its links 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from datetime import datetime, time, timedelta
 from pathlib import Path
@@ -19,6 +20,8 @@ from shared.clock import CampaignTime
 from shared.errors import SetupFault
 from shared.rules.campaign import Allowed, Campaign, CampaignMistakes, Mistake, parse_campaign
 from shared.rules.yaml_lines import Reading, Unreadable
+
+_MODE = re.compile(r"\b(mode[\"']?\s*:\s*[\"']?)(?:dry-run|trial)\b")
 
 DAYS_BEFORE = 14
 HOUR = 10
@@ -51,11 +54,16 @@ def read_campaign(file: Path) -> LocalCampaign:
         raise CampaignMistakes(
             (Mistake(file.name, line, "this is not text in UTF-8", "save the file as UTF-8"),)
         ) from error
+    return make_live(text, file.name)
+
+
+def make_live(text: str, file: str) -> LocalCampaign:
+    """Make the campaign of a file's text live. Raises CampaignMistakes."""
     allowed = _named_in(text)
-    campaign = parse_campaign(text, file=file.name, allowed=allowed)
+    campaign = parse_campaign(text, file=file, allowed=allowed)
     if campaign.sending.mode != "live":
         text = _made_live(text)
-        campaign = parse_campaign(text, file=file.name, allowed=allowed)
+        campaign = parse_campaign(text, file=file, allowed=allowed)
     return LocalCampaign(text, campaign, sorted(allowed.senders), sorted(allowed.link_hosts))
 
 
@@ -89,7 +97,13 @@ def _words_in(content: object) -> Iterator[str]:
 
 
 def _made_live(text: str) -> str:
-    """The same file with `mode: live`, its comments and its order as they were."""
+    """The same file with `mode: live`; letter by letter where it names another mode, and else with
+    its comments and its order as they were."""
+    lines = text.splitlines(keepends=True)
+    line = Reading(text).line_of(("sending", "mode")) - 1
+    lines[line], changed = _MODE.subn(r"\1live", lines[line], count=1)
+    if changed:
+        return "".join(lines)
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096

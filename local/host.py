@@ -39,7 +39,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -50,9 +50,9 @@ from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFo
 from azure.storage.blob.aio import BlobClient, BlobServiceClient
 from azure.storage.queue import QueueMessage
 from azure.storage.queue.aio import QueueClient, QueueServiceClient
-from cronsim import CronSim, CronSimError
 from multidict import CIMultiDict
 
+from local.schedule import Schedule
 from local.worker import Binding, FunctionFailed, FunctionInfo, LoadedApp, load_app
 from shared.clock import CampaignTime, PretendedClock, SystemClock, monotonic
 from shared.errors import SetupFault
@@ -383,44 +383,6 @@ def _first_line(error: Exception) -> str:
 # --- timers --------------------------------------------------------------------------------------
 
 
-class Schedule:
-    """A six-field NCRONTAB expression (seconds first), in UTC. Raises SetupFault.
-
-    What NCRONTAB and the library behind this class read differently is refused.
-    """
-
-    def __init__(self, expression: str) -> None:
-        fields = expression.upper().split()
-        # The library knows L, LW and #, and 7 for Sunday; NCRONTAB has none of them.
-        known = all(re.fullmatch(r"(JUL|[\d*,/\-A-KM-Z])+", field) for field in fields)
-        if len(fields) != 6 or not known or "7" in fields[5]:
-            raise SetupFault(
-                f"{expression!r} is not a six-field NCRONTAB schedule.",
-                "Write {second} {minute} {hour} {day} {month} {day of week}.",
-            )
-        if fields[3] != "*" and fields[5] != "*":
-            raise SetupFault(
-                f"The schedule {expression!r} limits both day and day of week.",
-                "Limit one of the two: this host would take either for a match, Azure wants both.",
-            )
-        self._expression = expression
-        try:
-            self.next_after(datetime.fromisoformat("2000-01-01T00:00:00Z"))
-        except (CronSimError, StopIteration) as error:
-            raise SetupFault(
-                f"The schedule {expression!r} has no tick ({error}).", "Correct that field."
-            ) from error
-
-    def next_after(self, moment: datetime) -> datetime:
-        """The first tick later than `moment`."""
-        return next(CronSim(self._expression, moment))
-
-    def ticks_often(self, now: datetime) -> bool:
-        """Whether ticks follow each other within less than a minute."""
-        first = self.next_after(now)
-        return self.next_after(first) - first < timedelta(minutes=1)
-
-
 class TimerStatus(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """What storage keeps of a timer between hosts."""
 
@@ -553,7 +515,10 @@ class Keys(msgspec.Struct, frozen=True):
 
 
 def http_paths(prefix: str, route: str) -> list[str]:
-    """A route template (`{name}`, `{name?}` at the end, `{*rest}`) as paths of the web server."""
+    """A route template (`{name}`, `{name?}` at the end, `{*rest}`) as paths of the web server.
+
+    A slash at the end of an address is passed over, as the real host does.
+    """
     path = "/" + "/".join(part for part in (prefix.strip("/"), route.strip("/")) if part)
     if re.search(r"\{[^}]*[:=]", path):
         raise SetupFault(
@@ -561,9 +526,10 @@ def http_paths(prefix: str, route: str) -> list[str]:
             "Check the parameter in the function.",
         )
     path = re.sub(r"\{\*(\w+)\}", r"{\1:.*}", path)
+    paths = [path]
     if optional := re.fullmatch(r"(.*)/\{(\w+)\?\}", path):
-        return [optional[1] or "/", f"{optional[1]}/{{{optional[2]}}}"]
-    return [path]
+        paths = [optional[1] or "/", f"{optional[1]}/{{{optional[2]}}}"]
+    return [*paths, *(f"{one}/" for one in paths if not one.endswith(("/", ":.*}")))]
 
 
 class HttpServer:

@@ -1,15 +1,17 @@
 """A simulated mail provider with the mailboxes of everybody behind it.
 
 It speaks SendGrid's `POST /v3/mail/send`, with the documented limits and errors, and delivers what
-it accepts to itself: `GET /` shows the mails as people would see them. Calls are kept as they came,
-in a file without a name that is gone with the process; in memory there are only their ids and who
-is addressed, so that hundreds of thousands of mails fit.
+it accepts to itself: `GET /inbox` shows the mails as people would see them. Calls are kept as they
+came, in a file without a name that is gone with the process; in memory there are only their ids and
+who is addressed, so that hundreds of thousands of mails fit.
 
 Beside SendGrid it has switches and views of its own:
 
     GET, POST, DELETE /faults      what goes wrong next; see `Faults`
     GET /accepted                  one entry per accepted call: ids, indices, count, time
-    GET /messages?to=&limit=&offset=   the mails, oldest first, substitutions made
+    GET /messages?to=&limit=&offset=   the mails, oldest first, substitutions made; `newest=1` turns
+                                   them round
+    GET /messages?parcel=&i=       those to one recipient of a parcel
     DELETE /messages               forgets all mails
 """
 
@@ -30,11 +32,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
+import aiohttp
 import msgspec
 from aiohttp import web
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from local.pages import Pages
 from local.serving import (
     add_serving_arguments,
     clock_of,
@@ -65,10 +69,6 @@ _RESERVED_HEADERS = frozenset(
         "content-transfer-encoding", "to", "from", "subject", "reply-to", "cc", "bcc",
     }
 )  # fmt: skip
-_PAGE_POLICY = (
-    "default-src 'none'; style-src 'self'; frame-src 'self'; img-src data:; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'"
-)
 _LETTER_POLICY = (
     "sandbox allow-popups allow-popups-to-escape-sandbox; default-src 'none'; "
     "style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
@@ -81,10 +81,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         api_key: the one that is taken; None takes any.
         clock_file: campaign time, at which mails arrive; without it they arrive in real time.
+        zone: in which the pages show it.
+        home: whether a home page passes the pages on, and they are to link to it.
     """
 
     api_key: str | None = None
     clock_file: Path | None = None
+    zone: str = "UTC"
+    home: bool = False
 
 
 # --- the call ------------------------------------------------------------------------------------
@@ -329,6 +333,13 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True, rename={"sender": "from"})
     time: datetime
 
 
+class Messages(msgspec.Struct, frozen=True):
+    """The answer of `GET /messages`: how many there are, and those that were asked for."""
+
+    total: int
+    messages: list[Mail]
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """An accepted call, for those who count: `indices` are the custom args `i`."""
 
@@ -392,6 +403,16 @@ class Mailboxes:
         self._calls.append(_Kept(first, count, self._end, len(body), people, entry))
         self._firsts.append(first)
         self._end += len(body)
+
+    def find_recipient(self, parcel: str, index: int) -> Sequence[int]:
+        """Numbers of the mails to one recipient of a parcel, of every attempt."""
+        return [
+            call.first + place
+            for call in self._calls
+            if call.entry.parcel == parcel
+            for place, i in enumerate(call.entry.indices)
+            if i == index
+        ]
 
     def find(self, words: str = "", to: str = "") -> Sequence[int]:
         """Numbers of the mails whose addressee's address or name has `words` in it, or whose
@@ -597,14 +618,7 @@ class Inbox:
         self._mailboxes = Mailboxes()
         self._faults = Faults()
         self._rate = RateLimit()
-        self._templates = Environment(
-            loader=FileSystemLoader(Path(__file__).parent),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._style = Path(__file__).with_name("inbox_page.css").read_text()
+        self._pages = Pages(home=options.home, zone=ZoneInfo(options.zone))
 
     def application(self) -> web.Application:
         application = web.Application(client_max_size=MAX_BODY - 1)
@@ -618,10 +632,11 @@ class Inbox:
                 web.get("/faults", self.show_faults),
                 web.post("/faults", self.set_faults),
                 web.delete("/faults", self.clear_faults),
-                web.get("/", self.show_list),
+                web.get("/", _go_to_list),
+                web.get("/inbox", self.show_list),
                 web.get("/mails/{number:[0-9]{1,9}}", self.show_mail),
                 web.get("/mails/{number:[0-9]{1,9}}/html", self.show_letter),
-                web.get("/inbox.css", self.show_style),
+                web.get("/page.css", self._pages.show_style),
             ]
         )
         application.on_cleanup.append(self._close)
@@ -684,10 +699,16 @@ class Inbox:
     # Views and switches for tests
 
     async def list_messages(self, request: web.Request) -> web.Response:
-        found = self._mailboxes.find(to=request.query.get("to", ""))
+        if "parcel" in request.query:
+            index = _number(request, "i", 0)
+            found = self._mailboxes.find_recipient(request.query["parcel"], index)
+        else:
+            found = self._mailboxes.find(to=request.query.get("to", ""))
+        if "newest" in request.query:
+            found = found[::-1]
         limit, offset = _number(request, "limit", 100), _number(request, "offset", 0)
         mails = [self._mailboxes.read(number) for number in found[offset : offset + limit]]
-        return json_response({"total": len(found), "messages": mails})
+        return json_response(Messages(len(found), mails))
 
     async def delete_messages(self, request: web.Request) -> web.Response:
         self._mailboxes.clear()
@@ -718,8 +739,8 @@ class Inbox:
         pages = max(1, -(-len(found) // MAILS_PER_PAGE))
         page = min(max(1, _number(request, "page", 1)), pages)
         newest_first = found[::-1][(page - 1) * MAILS_PER_PAGE : page * MAILS_PER_PAGE]
-        return self._page(
-            "list",
+        return self._pages.answer(
+            "inbox",
             words=words,
             total=len(self._mailboxes),
             found=len(found),
@@ -731,7 +752,7 @@ class Inbox:
 
     async def show_mail(self, request: web.Request) -> web.Response:
         mail = self._mail(request)
-        return self._page("mail", mail=mail, total=len(self._mailboxes))
+        return self._pages.answer("mail", mail=mail, total=len(self._mailboxes))
 
     async def show_letter(self, request: web.Request) -> web.Response:
         """The HTML part by itself, for the frames: no script, nothing from elsewhere; links open
@@ -745,26 +766,19 @@ class Inbox:
             headers={"Content-Security-Policy": _LETTER_POLICY, "Cache-Control": "no-store"},
         )
 
-    async def show_style(self, request: web.Request) -> web.Response:
-        return web.Response(text=self._style, content_type="text/css")
-
     def _mail(self, request: web.Request) -> Mail:
         try:
             return self._mailboxes.read(int(request.match_info["number"]))
         except IndexError:
             raise web.HTTPNotFound(text="There is no such mail.\n") from None
 
-    def _page(self, view: Literal["list", "mail"], **content: Any) -> web.Response:
-        template = self._templates.get_template("inbox_page.html.jinja")
-        return web.Response(
-            text=template.render(view=view, **content),
-            content_type="text/html",
-            headers={"Content-Security-Policy": _PAGE_POLICY, "Cache-Control": "no-store"},
-        )
+
+async def _go_to_list(request: web.Request) -> web.Response:
+    raise web.HTTPFound("/inbox")
 
 
 def _list_link(words: str, page: int) -> str:
-    return "/?" + urlencode({"q": words, "page": page} if words else {"page": page})
+    return "/inbox?" + urlencode({"q": words, "page": page} if words else {"page": page})
 
 
 async def _read_body(request: web.Request) -> bytes:
@@ -795,6 +809,12 @@ def _number(request: web.Request, name: str, default: int) -> int:
     return int(value) if re.fullmatch(r"[0-9]{1,9}", value) else default
 
 
+async def read_messages(http: aiohttp.ClientSession, inbox: str, **query: str | int) -> Messages:
+    """What the inbox at this address answers to `GET /messages` with such a query."""
+    async with http.get(f"{inbox}/messages", params=query, raise_for_status=True) as answer:
+        return msgspec.json.decode(await answer.read(), type=Messages)
+
+
 @asynccontextmanager
 async def running_inbox(options: Options | None = None) -> AsyncGenerator[str]:
     """An inbox in this process for the length of the block; gives its address, which stands in
@@ -808,10 +828,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m local.inbox", description=(__doc__ or "").partition("\n")[0]
     )
+    defaults = Options()
     add_serving_arguments(parser)
-    parser.add_argument("--api-key", help="the one key that is taken; any is, without it")
+    add = parser.add_argument
+    add("--api-key", help="the one key that is taken; any is, without it")
+    add("--zone", default=defaults.zone, help="in which the pages show times (UTC)")
+    add("--home", action="store_true", help="a home page passes the pages on: link to it")
     given = parser.parse_args()
-    inbox = Inbox(Options(api_key=given.api_key, clock_file=given.clock_file))
+    inbox = Inbox(
+        Options(
+            api_key=given.api_key,
+            clock_file=given.clock_file,
+            zone=given.zone,
+            home=given.home,
+        )
+    )
     asyncio.run(serve(inbox.application(), port=given.port, leash=given.leash))
 
 

@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from local.inbox import read_messages
 from local.watch import Outcome, Progress
 
 if TYPE_CHECKING:
     from local.system import LocalSystem
+
+
+def describe(progress: Progress) -> str:
+    """How far a run is, in a few words."""
+    if progress.parcels:
+        states = ", ".join(f"{n} {state}" for state, n in sorted(progress.parcels.items()))
+        return f"Sending: {states} parcels"
+    if progress.shards_done:
+        return f"Planning: {progress.shards_done} of 16 shards"
+    return f"Reading the directory: {progress.pages} pages, {progress.rows} rows"
 
 
 class ProgressLine:
@@ -20,16 +31,8 @@ class ProgressLine:
         self._on = not quiet and sys.stderr.isatty()
 
     def show(self, progress: Progress) -> None:
-        if not self._on:
-            return
-        if progress.parcels:
-            states = ", ".join(f"{n} {state}" for state, n in sorted(progress.parcels.items()))
-            text = f"Sending: {states} parcels"
-        elif progress.shards_done:
-            text = f"Planning: {progress.shards_done} of 16 shards"
-        else:
-            text = f"Reading the directory: {progress.pages} pages, {progress.rows} rows"
-        self._write(text)
+        if self._on:
+            self._write(describe(progress))
 
     def close(self) -> None:
         if self._on:
@@ -67,11 +70,8 @@ async def one_mail(system: LocalSystem) -> str | None:
     """The text part of one of the mails in the simulated inbox, with its subject."""
     if system.inbox_url is None:
         return None
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(f"{system.inbox_url}/messages", params={"limit": "1"}) as answer,
-    ):
-        found = await answer.json()
-    if not (messages := found["messages"]):
+    async with aiohttp.ClientSession() as http:
+        found = await read_messages(http, system.inbox_url, limit=1)
+    if not (mails := found.messages):
         return None
-    return f"Subject: {messages[0]['subject']}\n\n{messages[0]['text']}"
+    return f"Subject: {mails[0].subject}\n\n{mails[0].text}"

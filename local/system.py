@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 import msgspec
@@ -27,6 +27,7 @@ from functions.wiring import App, build_app
 from local.azurite import Azurite, running_azurite
 from local.campaign import LocalCampaign, default_time, read_campaign
 from local.parts import Part, free_port, last_lines, running_part, start_part
+from local.schedule import Schedule
 from shared.clock import CampaignTime, write_clock_file
 from shared.errors import SetupFault
 from shared.rules.campaign import CampaignMistakes
@@ -81,8 +82,10 @@ class LocalSystem:
     """A running local system.
 
     Attributes:
+        file: name of the campaign file in `config`.
         sweep: number of the sweep that this run is about: the next one, or the one that a run
             before has left open.
+        tenant_url, inbox_url: where what is simulated is reached; None for what is not.
         log: what the host says.
         last_words: how that log ended, once the system has.
     """
@@ -96,16 +99,18 @@ class LocalSystem:
         environment: Mapping[str, str],
         host_arguments: Sequence[str],
         log: Path,
+        tenant: Part | None,
         inbox: Part | None,
         sweep: int,
     ) -> None:
         self.app = app
         self.campaign = local.campaign
+        self.file = _file_of(local)
         self.at = at
         self.environment = environment
+        self.tenant_url = tenant.url if tenant else None
         self.inbox_url = inbox.url if inbox else None
         self.mails_go_to = "the local inbox" if inbox else environment["SENDGRID_BASE_URL"]
-        self.home_url = inbox.url if inbox else environment["PUBLIC_BASE_URL"]
         self.sweep = sweep
         self.log = log
         self.last_words = ""
@@ -129,6 +134,20 @@ class LocalSystem:
             if self._host:
                 await self._host.close()
             self.last_words = last_lines(self.log)
+
+    @property
+    def status_url(self) -> str | None:
+        """The product's status page, with the key that opens it; None where no host runs just
+        now."""
+        if self._host is None:
+            return None
+        return f"{self._host.url}/status?{urlencode({'code': self._host.ready['function_key']})}"
+
+    def move_clock(self, to: CampaignTime) -> bool:
+        """Pretend that it is `to` now. Returns whether the host's sweep timer fires on the way."""
+        tick = Schedule(self.app.settings.sweep_schedule).next_after(self.app.clock.campaign_now())
+        write_clock_file(Path(self.app.settings.clock_file), to)
+        return tick <= to
 
     async def fire(self, timer: str) -> None:
         """Let a timer function run now, as the portal's button does."""
@@ -176,6 +195,7 @@ async def running_system(options: Options) -> AsyncGenerator[LocalSystem]:
         azurite = await stack.enter_async_context(running_azurite(keep and keep / "storage"))
         parts: list[tuple[str, Part | Azurite]] = [("The storage", azurite)]
         environment = _environment(local, clock_file, azurite, _keys(keep))
+        tenant: Part | None = None
         if graph := os.environ.get("GRAPH_BASE_URL"):
             auth = "anonymous" if is_loopback(graph) else "managed"
             environment |= {
@@ -196,9 +216,11 @@ async def running_system(options: Options) -> AsyncGenerator[LocalSystem]:
         if sendgrid := os.environ.get("SENDGRID_BASE_URL"):
             environment |= {"SENDGRID_BASE_URL": sendgrid}
         else:
-            inbox = await stack.enter_async_context(
-                running_part("local.inbox", ["--clock-file", str(clock_file)])
-            )
+            arguments = [
+                *("--clock-file", str(clock_file)),
+                *("--zone", local.campaign.zone.key, "--home"),
+            ]
+            inbox = await stack.enter_async_context(running_part("local.inbox", arguments))
             parts.append(("The inbox", inbox))
             environment |= {"SENDGRID_BASE_URL": inbox.url}
         port = options.port or free_port()
@@ -216,6 +238,7 @@ async def running_system(options: Options) -> AsyncGenerator[LocalSystem]:
                 *("--grace", str(_HOST_GRACE)),
             ],
             log=(keep or scratch) / "host.log",
+            tenant=tenant,
             inbox=inbox,
             sweep=await _prepare_storage(app, local, options.campaign.name),
         )
@@ -251,6 +274,10 @@ async def _check_answers(name: str, url: str) -> None:
     await writer.wait_closed()
 
 
+def _file_of(local: LocalCampaign) -> str:
+    return f"{local.campaign.campaign}.yaml"
+
+
 async def _prepare_storage(app: App, local: LocalCampaign, file: str) -> int:
     """Put the campaign file there, under its campaign's name: however the file that was given is
     called, a later call with the same campaign replaces it.
@@ -260,7 +287,7 @@ async def _prepare_storage(app: App, local: LocalCampaign, file: str) -> int:
     """
     await app.account.create_all()
     name = local.campaign.campaign
-    await app.stores.campaigns.write_file(f"{name}.yaml", local.text.encode())
+    await app.stores.campaigns.write_file(_file_of(local), local.text.encode())
     standing = (await app.book.refresh()).standings.get(name)
     if standing and standing.mistakes:
         raise CampaignMistakes(

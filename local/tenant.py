@@ -3,6 +3,7 @@
     GET /v1.0/reports/authenticationMethods/userRegistrationDetails[/{id}]
     GET /v1.0/groups/{id}/transitiveMembers/microsoft.graph.user
     GET /v1.0/users
+    GET /v1.0/users/{id or user principal name}, or in quotes: /v1.0/users('…')
     GET /v1.0/users/{id}/authentication/methods
 
 It is as awkward as Graph where a client can tell the difference: page sizes, skip tokens that
@@ -66,7 +67,7 @@ _JSON = "application/json;odata.metadata=minimal;odata.streaming=true;IEEE754Com
 _CONTEXT = "https://graph.microsoft.com/v1.0/$metadata#"
 _MAX_TOKENS = 10_000
 
-type Endpoint = Literal["registrations", "members", "users", "methods"]
+type Endpoint = Literal["registrations", "members", "users", "user", "methods"]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,6 +136,7 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     registrations: list[Fault] = []
     members: list[Fault] = []
     users: list[Fault] = []
+    user: list[Fault] = []
     methods: list[Fault] = []
     throttled: bool | None = None
 
@@ -578,6 +580,7 @@ class Tenant:
         self._report_order = _shuffled(len(self.roster))
         self._user_rows: OrderedDict[tuple[str, ...], UserRows] = OrderedDict()
         self._found: dict[str, array[int]] = {}
+        self._names: dict[str, int] = {}
 
     def application(self) -> web.Application:
         application = web.Application(middlewares=[_answer_as_graph])
@@ -591,6 +594,10 @@ class Tenant:
                 ),
                 web.get(members, self._with_faults("members", self.list_members)),
                 web.get("/v1.0/users", self._with_faults("users", self.list_users)),
+                web.get("/v1.0/users/{key}", self._with_faults("user", self.read_user)),
+                web.get(
+                    "/v1.0/users('{quoted}')", self._with_faults("user", self.read_quoted_user)
+                ),
                 web.get(
                     "/v1.0/users/{id}/authentication/methods",
                     self._with_faults("methods", self.list_methods),
@@ -659,6 +666,31 @@ class Tenant:
             indexes = self._matching(text, filter.holds)
         return self._users_page(request, query, f"users {text}", indexes)
 
+    async def read_user(self, request: web.Request) -> web.Response:
+        key = request.match_info["key"]
+        if key.startswith("$"):
+            raise GraphError(400, "BadRequest", f"Resource not found for the segment '{key[:60]}'.")
+        return self._user(request, key)
+
+    async def read_quoted_user(self, request: web.Request) -> web.Response:
+        quoted = request.match_info["quoted"]
+        key = quoted.replace("''", "'")
+        if key.replace("'", "''") != quoted:
+            raise GraphError(400, "BadRequest", "Invalid key: a quote in it is to be doubled.")
+        return self._user(request, key)
+
+    def _user(self, request: web.Request, key: str) -> web.Response:
+        query = Query(request, allowed=("$select",), page=USERS_PAGE)
+        select = query.select()
+        index = self.roster.find(key)
+        if index is None:
+            index = self._find_name(key)
+        if index is None:
+            raise _no_such_resource(key)
+        person = self.roster.person(index)
+        row = {name: _USER_FIELDS[name](person) for name in select}
+        return _graph_response({"@odata.context": f"{_CONTEXT}users/$entity", **row})
+
     async def list_methods(self, request: web.Request) -> web.Response:
         index = self._index(request)
         person = self.roster.person(index)
@@ -713,6 +745,15 @@ class Tenant:
                 "I", (index for index, person in enumerate(people) if wanted(person))
             )
         return self._found[name]
+
+    def _find_name(self, name: str) -> int | None:
+        """The account with this user principal name, in any case."""
+        if not self._names:
+            people = map(self.roster.person, range(len(self.roster)))
+            self._names = {
+                person.user_principal_name.casefold(): index for index, person in enumerate(people)
+            }
+        return self._names.get(name.casefold())
 
     def _index(self, request: web.Request) -> int:
         index = self.roster.find(request.match_info["id"])

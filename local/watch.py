@@ -20,6 +20,7 @@ from shared.workflows.plan import EMAIL
 if TYPE_CHECKING:
     from functions.wiring import App
     from local.system import LocalSystem
+    from shared.rules.campaign import Campaign
     from shared.stores.sweeps import Sweep
     from shared.workflows.campaigns import Standing
 
@@ -159,24 +160,38 @@ class Patience:
 
 
 class Watcher:
-    """Follows one run of the local system, from its sweep's timer on."""
+    """Follows one run of the local system until nothing more is due.
 
-    def __init__(self, system: LocalSystem) -> None:
+    Args:
+        campaign: the one whose parcels count, as it stands.
+        sweep: number of the sweep that the run is about: one that is open or to come, or the last
+            one where nothing is read anew.
+    """
+
+    def __init__(self, system: LocalSystem, campaign: Campaign, sweep: int) -> None:
         self._app: App = system.app
-        self._name = system.campaign.campaign
+        self._name = campaign.campaign
+        self._campaign = campaign
         self._system = system
+        self._sweep = sweep
         self._seen_sweep = 0
         self.failed = 0  # parcels of this call that a fault of the product's own closed
         self._seconds = 0.0
 
-    async def until_settled(self, show: Callable[[Progress], None]) -> str | None:
-        """Fire the sweep's timer and wait until nothing more is due at the pretended time.
+    async def until_settled(
+        self, show: Callable[[Progress], None], *, timer: str | None = "sweep_start"
+    ) -> str | None:
+        """Wait until nothing more is due at the pretended time.
+
+        Args:
+            timer: what is fired at first; None where the clock has seen to that.
 
         Returns why it stopped before, None where all went as it should.
         """
-        if self._app.clock.campaign_now() >= build_schedule(self._system.campaign).ends:
+        if self._app.clock.campaign_now() >= build_schedule(self._campaign).ends:
             return None  # the campaign is over: no sweep is opened for it
-        await self._system.fire("sweep_start")
+        if timer:
+            await self._system.fire(timer)
         began = monotonic()
         try:
             return await self._wait(show)
@@ -209,7 +224,7 @@ class Watcher:
         stores = self._app.stores
         head = await stores.sweeps.read_head()
         # One that is newer than ours, since the timer fired by itself, too, takes its place.
-        sweep = await stores.sweeps.read(head.number) if head.number >= self._system.sweep else None
+        sweep = await stores.sweeps.read(head.number) if head.number >= self._sweep else None
         if sweep is None:
             return Look(timer="sweep_start")
         if sweep.number != self._seen_sweep:
@@ -258,8 +273,9 @@ class Watcher:
             holds = await self._app.releases.find_holds(
                 await self._app.book.read(), standing, sweep
             )
-            holds += [pause.text for pause in control.pauses.values()]
-            fault = f"Nothing is sent: {' '.join(holds)}" if holds else None
+            texts = [hold.text for hold in holds]
+            texts += [pause.text for pause in control.pauses.values()]
+            fault = f"Nothing is sent: {' '.join(texts)}" if texts else None
         busy = any(self._is_coming(standing, parcel) for parcel in parcels)
         return Look(
             progress=Progress(shards_done=len(SHARDS), parcels=dict(states)),
@@ -287,11 +303,11 @@ class Watcher:
         counts = ShardCounts()
         numbers = dict.fromkeys(ParcelFigures.__struct_fields__, 0)
         email = 0
-        if standing and sweep and sweep.number >= self._system.sweep:
+        if standing and sweep and sweep.number >= self._sweep:
             counts = await app.status.sum_counts(standing, sweep) or counts
             async for parcel in app.status.scan_parcels(self._name):
                 taken_back = parcel.state is State.CLOSED and parcel.reason in _NOT_COUNTED
-                if parcel.sweep < self._system.sweep or taken_back:
+                if parcel.sweep < self._sweep or taken_back:
                     continue
                 numbers["planned"] += 1
                 self.failed += parcel.state is State.CLOSED and parcel.reason == "failed"

@@ -7,7 +7,9 @@
     ├── SkipTokenExpired    Graph forgot where we were: the pass starts again, as a new run
     ├── NotOurs             a queue message that no version of this product writes: poison, at once
     ├── Superseded          another run has taken over; what we were doing is dropped without harm
-    ├── BadToken            a link that we did not make, or whose time is over
+    ├── BadToken            a link that we did not make
+    │   └── LinkExpired         one that we made, and whose time is over
+    ├── NotRecorded         storage did not take what somebody told us: they are to try again
     └── beside what raises them, in stores and services:
         Conflict, RowsChanged   a conditional write found another state: read, then decide
         OutboxDamaged           contact data are gone or changed: the parcel cannot be sent
@@ -64,4 +66,12 @@ class Superseded(NudgeError):
 
 
 class BadToken(NudgeError):
-    """A sealed link that does not open: altered, of another purpose or campaign, or expired."""
+    """A sealed link that does not open: altered, or of another purpose or campaign."""
+
+
+class LinkExpired(BadToken):
+    """A sealed link that opens, too late."""
+
+
+class NotRecorded(NudgeError):
+    """What a person told us could not be stored, as far as we know."""

@@ -1,58 +1,67 @@
-"""The pictures of the README, taken in Chromium: `make pictures`."""
+"""The pictures of the README, taken in Chromium of a local system that runs: `make pictures`."""
 
 from __future__ import annotations
 
-import html
+import asyncio
 import shutil
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+import aiohttp
+from playwright.async_api import Browser, async_playwright
 
-from shared.messages.rendering import Tags, personal_values, render_letter
-from shared.rules.campaign import Allowed, parse_campaign
+from local.home import running_home
+from local.inbox import read_messages
+from local.system import LocalSystem, Options, running_system
+from local.watch import Watcher
+from tests.world import EXAMPLE
 
-ROOT = Path(__file__).resolve().parents[1]
-PICTURES = ROOT / "docs" / "pictures"
-WIDTHS = {"mail-phone.png": (390, 844), "mail-desktop.png": (820, 844)}
-
-
-def example_mail() -> str:
-    """The reminder of the example campaign, as one synthetic person gets it."""
-    file = ROOT / "campaign.example.yaml"
-    nothing = Allowed(senders=frozenset(), link_hosts=frozenset(), local=True)
-    campaign = parse_campaign(file.read_text(), file=file.name, allowed=nothing)
-    tags = Tags.fresh()
-    letter = render_letter(
-        campaign, message="reminder", language="en", after_deadline=False, tags=tags
-    )
-    values = personal_values(
-        tags,
-        name="CHAN Tai Man",
-        account="h1234567@connect.hku.hk",
-        done_url="https://mfa.its.hku.hk/done/…",
-        unsubscribe_url="https://mfa.its.hku.hk/unsubscribe/…",
-    )
-    mail = letter.html
-    for tag, value in values.items():
-        mail = mail.replace(tag, value)
-    return mail
+PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
+SCREENS = {"phone": (390, 844, 2), "desktop": (1280, 960, 1)}
+"""Width and height in CSS pixels, and how many pixels each of them has."""
 
 
-def take() -> None:
-    """Write every picture."""
+async def take_all() -> None:
+    """Write every picture: of the home page after a touch has gone out, of the status page and of
+    one of the mails."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    mail = example_mail()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
+    options = Options(campaign=EXAMPLE, alumni=2000, others=500)
+    async with (
+        running_system(options) as system,
+        running_home(system) as home,
+        async_playwright() as playwright,
+    ):
+        watcher = Watcher(system, system.campaign, system.sweep)
+        assert await watcher.until_settled(lambda progress: None) is None
+        browser = await playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
-        for name, (width, height) in WIDTHS.items():
-            page = browser.new_page(viewport={"width": width, "height": height})
-            page.set_content(mail)
-            page.screenshot(path=PICTURES / name)
-        browser.close()
-    assert html.unescape(mail).count("CHAN Tai Man") == 1
+        page = await browser.new_page()
+        await page.goto(home)
+        await page.get_by_role("button", name="Next touch").click()
+        await take(browser, "home", home)
+        await take(browser, "status", f"{home}/status")
+        await take(browser, "mail", f"{home}/mails/{await choose_mail(system)}/html")
+        await browser.close()
+
+
+async def choose_mail(system: LocalSystem) -> int:
+    """Number of a mail that is the same at every run, in whatever order they came."""
+    assert system.inbox_url is not None
+    async with aiohttp.ClientSession() as http:
+        found = await read_messages(http, system.inbox_url, limit=10_000)
+    return min(found.messages, key=lambda mail: (mail.to[0].email, mail.number)).number
+
+
+async def take(browser: Browser, name: str, url: str) -> None:
+    """The picture of a page on every screen."""
+    for screen, (width, height, scale) in SCREENS.items():
+        page = await browser.new_page(
+            viewport={"width": width, "height": height}, device_scale_factor=scale
+        )
+        await page.goto(url)
+        await page.screenshot(path=PICTURES / f"{name}-{screen}.png")
+        await page.close()
 
 
 if __name__ == "__main__":
-    take()
+    asyncio.run(take_all())

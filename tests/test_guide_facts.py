@@ -1,7 +1,8 @@
-"""What every mail must say: a table of fact by form, in the example campaign's words.
+"""What every mail and the guide's page must say: a table of fact by form, in the example campaign's
+words.
 
-A form is one part (HTML, text) of one message on one side of the deadline. Both parts are read the
-way a person does: visible words alone, on one line, without the quotes around labels.
+A form is one part (HTML, text) of one message on one side of the deadline, or the page there. All
+are read the way a person does: visible words alone, on one line, without the quotes around labels.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 import pytest
 
 from shared.messages.catalogue import MESSAGES
+from shared.messages.pages import render_guide
 from shared.messages.rendering import Tags, personal_values, render_letter
 from shared.rules.campaign import Allowed, parse_campaign
 
@@ -30,22 +32,61 @@ CAMPAIGN = parse_campaign(
 
 SITE: Final = "https://mysignins.microsoft.com/security-info"
 PROCEDURE: Final = "https://its.hku.hk/services/accounts-2fa/mfa/"
+GUIDE: Final = "https://mfa.its.hku.hk/guide/en?campaign=hku-alumni-2027"
 ACCOUNT: Final = "u3512347@connect.hku.hk"
 
 
 class Fact(msgspec.Struct, frozen=True):
-    """A statement, and the patterns that must all be found in a mail that makes it.
+    """A statement, and the patterns that must all be found where it is made.
 
-    `after` holds those of a mail after the deadline; None says that the fact may not stand there.
+    Attributes:
+        after: in place of `before` after the deadline; None says that the fact may not stand there.
+        mail: beside these in a mail, where it is said to one person.
+        page: beside these on the page, which is nobody's.
     """
 
     name: str
     before: tuple[str, ...]
     after: tuple[str, ...] | None = None
+    mail: tuple[str, ...] = ()
+    page: tuple[str, ...] = ()
+
+    def patterns(self, form: Form) -> tuple[str, ...] | None:
+        """What must be found in a form, or None where the fact may not stand."""
+        stated = self.after if form.after_deadline else self.before
+        if stated is None:
+            return None
+        return stated + (self.page if form.part == "page" else self.mail)
 
 
-def always(name: str, *patterns: str) -> Fact:
-    return Fact(name, patterns, patterns)
+class Form(msgspec.Struct, frozen=True):
+    """What can be read: a part of a message (a field of Letter), or the guide's page."""
+
+    message: str
+    after_deadline: bool
+    part: str
+
+    def __str__(self) -> str:
+        when = "after the deadline" if self.after_deadline else "before the deadline"
+        return f"{self.message}, {when}, {self.part}"
+
+
+FORMS = [
+    *(
+        Form(message, after_deadline, part)
+        for after_deadline in (False, True)
+        for message in MESSAGES
+        for part in ("html", "text")
+    ),
+    Form("guide", after_deadline=False, part="page"),
+    Form("guide", after_deadline=True, part="page"),
+]
+
+
+def always(
+    name: str, *patterns: str, mail: tuple[str, ...] = (), page: tuple[str, ...] = ()
+) -> Fact:
+    return Fact(name, patterns, patterns, mail, page)
 
 
 def before_only(name: str, *patterns: str) -> Fact:
@@ -57,16 +98,16 @@ FACTS = [
         "1 what changes, for which account, both dates with the zone",
         (
             r"From 1 April 2027 (your password alone|you will need one)",
-            r"Account:? u3•••••7@connect\.hku\.hk",
             r"Register:? by the end of 31 March 2027 \(Hong Kong time\)",
             r"MFA required:? from 1 April 2027 \(Hong Kong time\)",
         ),
         (
-            r"From 1 April 2027 you need one",
-            r"Account:? u3•••••7@connect\.hku\.hk",
+            r"From 1 April 2027 you need a method for multi-factor authentication",
             r"ended at the end of 31 March 2027 \(Hong Kong time\)",
             r"MFA required:? from 1 April 2027 \(Hong Kong time\)",
         ),
+        mail=(r"Account:? u3•••••7@connect\.hku\.hk",),
+        page=(r"to your alumni account at The University of Hong Kong\.",),
     ),
     before_only(
         "2 the app is installed first, from Google Play or the App Store",
@@ -136,7 +177,8 @@ FACTS = [
         "17 no need to tell us; the link that says so is the last line",
         r"You need not tell us",
         r"reminders stop by themselves, usually within a day",
-        r"I have done it(: https://mfa\.example/done)?$",
+        mail=(r"I have done it(: https://mfa\.example/done)?$",),
+        page=(r"Each of them ends .*to tell us that you have registered\.$",),
     ),
     before_only(
         "a phone and nothing else is enough",
@@ -168,29 +210,9 @@ FACTS = [
     always("the help desk answers", r"Questions\? Write to the help desk .*: ithelp@hku\.hk"),
     always(
         "why this address is used, and how to end the reminders",
-        r"your account names it as a contact address",
-        r"Stop these reminders",
+        mail=(r"because your account names it as a contact address", r"Stop these reminders"),
+        page=(r"contact address that your account names", r"ends with one link to stop them"),
     ),
-]
-
-
-class Form(msgspec.Struct, frozen=True):
-    """One part of one message; `part` is a field of Letter."""
-
-    message: str
-    after_deadline: bool
-    part: str
-
-    def __str__(self) -> str:
-        when = "after the deadline" if self.after_deadline else "before the deadline"
-        return f"{self.message}, {when}, {self.part}"
-
-
-FORMS = [
-    Form(message, after_deadline, part)
-    for after_deadline in (False, True)
-    for message in MESSAGES
-    for part in ("html", "text")
 ]
 
 
@@ -215,13 +237,18 @@ class VisibleWords(HTMLParser):
 
 @cache
 def read(form: Form) -> str:
-    """The mail as its recipient reads it, on one line."""
+    """The mail or page as its reader sees it, on one line."""
+    if form.part == "page":
+        return on_one_line(
+            see(render_guide(CAMPAIGN, language="en", after_deadline=form.after_deadline))
+        )
     tags = Tags.fresh()
     letter = render_letter(
         CAMPAIGN,
         message=form.message,
         language="en",
         after_deadline=form.after_deadline,
+        guide_url=GUIDE,
         tags=tags,
     )
     part: str = getattr(letter, form.part)
@@ -234,35 +261,39 @@ def read(form: Form) -> str:
     )
     for tag, value in values.items():
         part = part.replace(tag, value)
-    if form.part == "html":
-        reader = VisibleWords()
-        reader.feed(part)
-        part = "".join(reader.words)
-    return " ".join(re.sub("[“”]", "", part).split())
+    return on_one_line(see(part) if form.part == "html" else part)
 
 
-def missing(patterns: tuple[str, ...], mail: str) -> list[str]:
-    return [pattern for pattern in patterns if not re.search(pattern, mail)]
+def see(html: str) -> str:
+    reader = VisibleWords()
+    reader.feed(html)
+    return "".join(reader.words)
+
+
+def on_one_line(words: str) -> str:
+    return " ".join(re.sub("[“”]", "", words).split())
+
+
+def missing(patterns: tuple[str, ...], words: str) -> list[str]:
+    return [pattern for pattern in patterns if not re.search(pattern, words)]
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.name)
 def test_fact_stands_where_it_makes_sense(fact: Fact, form: Form) -> None:
-    mail = read(form)
-    if not form.after_deadline:
-        assert missing(fact.before, mail) == []
-    elif fact.after is not None:
-        assert missing(fact.after, mail) == []
+    patterns = fact.patterns(form)
+    if patterns is None:
+        assert missing(fact.before, read(form)) != []
     else:
-        assert missing(fact.before, mail) != []
+        assert missing(patterns, read(form)) == []
 
 
+@pytest.mark.parametrize("form", [FORMS[0], FORMS[-2]], ids=str)
 @pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.name)
-def test_fact_is_missed_when_its_sentence_is_gone(fact: Fact) -> None:
+def test_fact_is_missed_when_its_sentence_is_gone(fact: Fact, form: Form) -> None:
     """Each pattern depends on words that stand only once: a check that nothing can fail is none."""
-    mail = read(FORMS[0])
-    words = mail.split(" ")
-    for pattern in fact.before:
+    words = read(form).split(" ")
+    for pattern in fact.patterns(form) or ():
         gaps = range(0, len(words), 4)
         assert any(
             not re.search(pattern, " ".join(words[:gap] + words[gap + 4 :])) for gap in gaps

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 from markupsafe import Markup, escape
@@ -26,6 +26,12 @@ class Link(msgspec.Struct, frozen=True):
     href: str
 
 
+class Name(msgspec.Struct, frozen=True):
+    """A name in whatever script: its direction of writing stays its own."""
+
+    text: str
+
+
 class Tag(msgspec.Struct, frozen=True):
     """A placeholder for a personal value, one for each part of a mail."""
 
@@ -33,7 +39,7 @@ class Tag(msgspec.Struct, frozen=True):
     text: str
 
 
-type Slot = str | Link | Tag
+type Slot = str | Link | Name | Tag
 
 
 def render_html(line: str, slots: Mapping[str, Slot]) -> Markup:
@@ -43,12 +49,14 @@ def render_html(line: str, slots: Mapping[str, Slot]) -> Markup:
         if label := mark["label"]:
             return f"<strong>{MARK.sub(fill, label)}</strong>"
         if target := mark["target"]:
-            return f'<a href="{_target(slots[target])}">{mark["words"]}</a>'
+            return f'<a class="worded" href="{_target(slots[target])}">{mark["words"]}</a>'
         match slots[mark["slot"]]:
             case Tag(html=html):
                 return html
             case Link(text=text, href=href):
                 return f'<a href="{escape(href)}">{escape(text)}</a>'
+            case Name(text=text):
+                return f"<bdi>{escape(text)}</bdi>"
             case str() as words:
                 return escape(words)
 
@@ -66,6 +74,15 @@ def render_text(line: str, slots: Mapping[str, Slot]) -> str:
         return _words(slots[mark["slot"]])
 
     return MARK.sub(fill, line)
+
+
+def slots_named(line: str) -> Iterator[str]:
+    """The slots of all marks of a line."""
+    for mark in MARK.finditer(line):
+        if label := mark["label"]:
+            yield from slots_named(label)
+        else:
+            yield mark["target"] or mark["slot"]
 
 
 def wrap_text(text: str, indent: str = "") -> str:
@@ -98,8 +115,8 @@ def _target(slot: Slot) -> str:
             return html
         case Link(href=href):
             return escape(href)
-        case str():
-            return escape(slot)
+        case _:
+            return escape(_words(slot))
 
 
 def _words(slot: Slot) -> str:

@@ -10,29 +10,23 @@ from __future__ import annotations
 import html
 import secrets
 import unicodedata
-from collections.abc import Mapping
-from datetime import datetime
 from functools import cache, partial
-from pathlib import Path
 from typing import Final
-from zoneinfo import ZoneInfo
 
 import css_inline
 import msgspec
-from babel.dates import format_date, format_time, get_timezone_location
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from shared.errors import SetupFault
 from shared.messages.catalogue import MESSAGES, choose_guide, choose_opening
-from shared.messages.lines import Link, Slot, Tag, render_html, render_text, underline, wrap_text
-from shared.messages.words import Words, load_words
+from shared.messages.lines import Name, Tag, render_html, render_text, underline, wrap_text
+from shared.messages.slots import campaign_slots, web_link
+from shared.messages.templating import template
+from shared.messages.words import load_words
 from shared.rules.campaign import Campaign
 from shared.rules.contact import mask_account
 
-TEMPLATES = Path(__file__).parent / "templates"
-
-SECURITY_INFO: Final = "https://mysignins.microsoft.com/security-info"
-"""Where every account registers its methods; short enough to be typed."""
+PERSONAL: Final = ("greeting", "account", "done_url", "unsubscribe_url")
+"""What a line of words may name and each recipient has a value of their own for."""
 
 LONGEST_NAME = 64
 """Characters of a name that a greeting shows."""
@@ -62,8 +56,19 @@ class Tags(msgspec.Struct, frozen=True):
         return Tag(html=f"{self.prefix}_{name}_html_", text=f"{self.prefix}_{name}_text_")
 
 
+def guide_url(base: str, campaign: str, language: str) -> str:
+    """Where the guide of a campaign stands as a web page; `base` is PUBLIC_BASE_URL."""
+    return f"{base}/guide/{language}?campaign={campaign}"
+
+
 def render_letter(
-    campaign: Campaign, *, message: str, language: str, after_deadline: bool, tags: Tags
+    campaign: Campaign,
+    *,
+    message: str,
+    language: str,
+    after_deadline: bool,
+    guide_url: str,
+    tags: Tags,
 ) -> Letter:
     """The letter of `message`. The same arguments give the same letter, so it may be kept.
 
@@ -72,6 +77,7 @@ def render_letter(
         message: one of catalogue.MESSAGES.
         language: one of words.LANGUAGES.
         after_deadline: whether campaign time has passed the deadline; decides which guide is given.
+        guide_url: the guide as a web page, in the same language.
         tags: the placeholders that `personal_values` will fill.
 
     Raises:
@@ -85,13 +91,15 @@ def render_letter(
     words = load_words(language)
     guide = choose_guide(after_deadline=after_deadline)
     opening = words.messages[choose_opening(message, after_deadline=after_deadline)]
-    slots = _slots(campaign, words, language, tags)
+    slots = campaign_slots(campaign, words, language) | {
+        "guide": web_link(guide_url),
+        **{name: tags.named(name) for name in PERSONAL},
+    }
     subject = render_text(opening.subject, slots)
     content = {
         "language": language,
         "direction": words.direction,
         "subject": subject,
-        "institution": slots["institution"],
         "greeting": "{greeting}",
         "title": opening.title,
         "opening": opening.opening,
@@ -103,12 +111,11 @@ def render_letter(
         "wrap": wrap_text,
         "underline": underline,
     }
-    environment = _environment()
-    page = environment.get_template("letter.html.jinja").render(content)
+    page = template("letter.html.jinja").render(content)
     return Letter(
         subject=subject,
         html=_inliner().inline(page),
-        text=environment.get_template("letter.txt.jinja").render(content).strip() + "\n",
+        text=template("letter.txt.jinja").render(content).strip() + "\n",
     )
 
 
@@ -135,11 +142,11 @@ def personal_values(
     words = load_words(language)
     usable = _usable_name(name, account)
     greeting = words.greeting if usable else words.greeting_without_name
-    name_slot = Tag(html=f"<bdi>{html.escape(usable)}</bdi>", text=usable)
+    slots = {"name": Name(usable)}
     values = {
         "greeting": Tag(
-            html=render_html(greeting, {"name": name_slot}),
-            text=render_text(greeting, {"name": name_slot}),
+            html=render_html(greeting, slots),
+            text=render_text(greeting, slots),
         ),
         "account": _escaped(mask_account(_visible(account))),
         "done_url": _escaped(done_url),
@@ -150,57 +157,6 @@ def personal_values(
         tag = tags.named(key)
         substitutions |= {tag.html: str(value.html), tag.text: value.text}
     return substitutions
-
-
-def _slots(campaign: Campaign, words: Words, language: str, tags: Tags) -> dict[str, Slot]:
-    """Everything that a line of words may name in braces, but the name of a greeting."""
-    institution = campaign.institution
-    day = format_date(campaign.last_day, "long", locale=words.locale)
-    enforced_on = format_date(campaign.enforced_on, "long", locale=words.locale)
-    city = _city(campaign.zone, words)
-    return {
-        "institution": _in_language(institution.name, language),
-        "password_name": _in_language(institution.password_name, language),
-        "account_example": institution.account_example,
-        "last_day": day,
-        "deadline": _deadline(campaign, words, day, city),
-        "enforced_on": enforced_on,
-        "enforcement": words.start_of_day.format(day=enforced_on, city=city),
-        "security_info": _web(SECURITY_INFO),
-        "china_stores": _web(words.china_stores),
-        "official_page": _web(institution.official_page),
-        "general_procedure": _web(institution.general_procedure_url),
-        "account_help": _web(institution.account_help_url),
-        "help_desk": Link(institution.help_desk, f"mailto:{institution.help_desk}"),
-        **{
-            name: tags.named(name)
-            for name in ("greeting", "account", "done_url", "unsubscribe_url")
-        },
-    }
-
-
-def _deadline(campaign: Campaign, words: Words, day: str, city: str) -> str:
-    """The end of a day in words, or the time of day where the campaign file gives one."""
-    if not isinstance(campaign.deadline, datetime):
-        return words.end_of_day.format(day=day, city=city)
-    local = campaign.deadline.astimezone(campaign.zone)
-    time = format_time(local.time(), "short", locale=words.locale)
-    return words.time_of_day.format(time=time, day=day, city=city)
-
-
-def _city(zone: ZoneInfo, words: Words) -> str:
-    """The place that a zone is named after: "Hong Kong" for Asia/Hong_Kong."""
-    place = get_timezone_location(zone, locale=words.locale, return_city=True)
-    return place.rpartition("/")[2]
-
-
-def _web(address: str) -> Link:
-    return Link(address, address)
-
-
-def _in_language(names: Mapping[str, str], language: str) -> str:
-    """The institution's own word in `language`, or in English where it has none."""
-    return names.get(language) or names["en"]
 
 
 def _escaped(value: str) -> Tag:
@@ -234,17 +190,6 @@ def _shown(character: str) -> str:
     if category == "Cc":
         return " "  # a line end or tab may be all that stands between two words
     return "" if category.startswith("C") else character
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 @cache

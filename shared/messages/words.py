@@ -1,4 +1,4 @@
-"""The words of the mails, one TOML file a language, decoded into types.
+"""The words of the mails and pages, one TOML file a language, decoded into types.
 
 A language is added as data: a file `words/<language>.toml` with the same keys. One that lacks a
 word or has one too many does not decode, and the error names its place.
@@ -48,8 +48,28 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Closing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The end of every letter."""
 
-    lines: tuple[str, ...]
+    guide: str
+    questions: str  # ends the pages, too
+    reminders: str
     last_line: str
+
+
+class PageFrame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What stands around the pages' own words."""
+
+    nobody: str  # at the top where no institution can be named
+    official_page: str
+    help_elsewhere: str  # in place of the help desk's address where none can be named
+    reminders: str  # at the end of the guide
+
+
+class Page(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A page that a link or a mistake leads to: `more` stands below the button."""
+
+    title: str
+    text: tuple[str, ...]
+    button: str = ""
+    more: tuple[str, ...] = ()
 
 
 class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,6 +87,8 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_facts: dict[str, tuple[Point, ...]]
     sections: dict[str, Section]
     closing: Closing
+    page_frame: PageFrame
+    pages: dict[str, Page]
 
 
 @cache
@@ -93,4 +115,5 @@ def choose_language(preferred: str | None, offered: Sequence[str]) -> str:
         return offered[0]
     family = preferred.partition("-")[0].lower()
     close = [one for one in offered if one.partition("-")[0] == family]
-    return preferred if preferred in close else (close or offered)[0]
+    same = (one for one in close if one.lower() == preferred.lower())
+    return next(same, (close or offered)[0])

@@ -2,6 +2,7 @@
 
     build_schedule   once per version: touches on calendar days, with their openings
     due_touch        per person, or rather per distinct answer to "what have they had, and when"
+    due_anyway       the same for a person who says that they have registered
 
 What stands in the schedule holds for everybody. What a person is due depends on the names of the
 touches that they have had, the time of the last one, and now; nothing else.
@@ -81,6 +82,11 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     hours: tuple[OpenHours, ...]
     ends: CampaignTime
 
+    @property
+    def last_before(self) -> PlannedTouch | None:
+        """The last touch before the deadline; None where all come after it."""
+        return next((step for step in reversed(self.steps) if not step.after_deadline), None)
+
 
 def build_schedule(campaign: Campaign) -> Schedule:
     """Put a campaign's touches on calendar days of its zone.
@@ -158,6 +164,22 @@ def due_touch(
         if step.order > last_had:
             return _fit(schedule, step, step.opening, last_touch_at)
     return None
+
+
+def due_anyway(
+    schedule: Schedule,
+    had: AbstractSet[str],
+    last_touch_at: CampaignTime | None,
+    now: CampaignTime,
+) -> Due | None:
+    """What a person is due who says that they have registered, and whom the directory does not show
+    yet: the last touch before the deadline, and nothing else."""
+    last = schedule.last_before
+    if last is None:
+        return None
+    passed_over = {step.touch for step in schedule.steps if step.order < last.order}
+    due = due_touch(schedule, had | passed_over, last_touch_at, now)
+    return due if due and due.touch == last else None
 
 
 def is_over(schedule: Schedule, touch: str, now: CampaignTime) -> bool:

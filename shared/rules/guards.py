@@ -30,8 +30,10 @@ class ShardCounts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """What planning one shard found. People, but for `parcels`.
 
     `registered + unregistered + unknown + unrecognised + excluded = roster`; excluded is decided
-    first. `unreachable` is the part of unregistered with no usable contact for any channel that
-    the cadence names; `recipients` are in planned parcels; `had` have had at least one touch.
+    first. `confirmed` is the part of registered whom the report does not show yet. Parts of
+    unregistered are `unreachable`, with no usable contact for any channel that the cadence names;
+    `opted_out`, who asked for no more reminders; and `reported`, who say that they are done.
+    `recipients` are in planned parcels; `had` have had at least one touch.
     """
 
     roster: int = 0
@@ -41,6 +43,9 @@ class ShardCounts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     unrecognised: int = 0
     excluded: int = 0
     unreachable: int = 0
+    confirmed: int = 0
+    opted_out: int = 0
+    reported: int = 0
     had: int = 0
     recipients: int = 0
     parcels: int = 0

@@ -24,7 +24,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from shared.clock import CampaignTime
-from shared.errors import BadToken
+from shared.errors import BadToken, LinkExpired
 
 type Purpose = Literal["done", "unsubscribe"]
 
@@ -65,8 +65,12 @@ def seal(
 
 
 def unseal(keys: Sequence[str], purpose: Purpose, token: str, now: CampaignTime) -> Sealed:
-    """What a token says; raises BadToken for all that `seal` has not made for this purpose with
-    one of these keys, and for a link whose time is over."""
+    """What a token says.
+
+    Raises:
+        LinkExpired: its time is over.
+        BadToken: `seal` has not made it for this purpose with one of these keys.
+    """
     raw = _decode(token)
     nonce, sealed = raw[:_NONCE_BYTES], raw[_NONCE_BYTES:]
     for key in keys:
@@ -77,7 +81,7 @@ def unseal(keys: Sequence[str], purpose: Purpose, token: str, now: CampaignTime)
         seconds, person = _HEAD.unpack_from(opened)
         expires = CampaignTime(datetime.fromtimestamp(seconds, UTC))
         if now >= expires:
-            raise BadToken("the time of this link is over")
+            raise LinkExpired("the time of this link is over")
         return Sealed(opened[_HEAD.size :].decode(), person, expires)
     raise BadToken("this link was not made here, was altered, or is meant for something else")
 

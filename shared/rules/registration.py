@@ -14,10 +14,19 @@ and where all depends on a type that we don't know, we don't guess.
     absent  whatever                                               unknown
 
 Types that are no second factor (email, security questions) say nothing either way.
+
+The live list of an account's methods has no flag; there the types decide alone:
+
+    methods of the account                                 answer
+    -----------------------------------------------------  ------------
+    at least one second factor that we know                registered
+    none, but at least one type that we don't know         unrecognised
+    none, or only types that are no second factor          unregistered
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from functools import lru_cache
 from typing import Literal
@@ -64,6 +73,30 @@ OTHER_METHODS = frozenset({
 Graph adds new ones over the years."""
 
 
+def _odata_types(*names: str) -> frozenset[str]:
+    return frozenset(f"#microsoft.graph.{name}AuthenticationMethod" for name in names)
+
+
+LIVE_MFA_METHODS = _odata_types(
+    # as in the report: a stale number counts, too
+    "phone",
+    # Microsoft Authenticator, with notifications or without a password
+    "microsoftAuthenticator", "passwordlessMicrosoftAuthenticator",
+    # six-digit codes
+    "softwareOath", "hardwareOath",
+    # keys and passkeys, those of a computer among them
+    "fido2", "windowsHelloForBusiness", "platformCredential",
+    # a second factor that another provider asks for
+    "external",
+)  # fmt: skip
+"""`@odata.type` of the live methods that are a second factor (Graph: authenticationMethod)."""
+
+LIVE_OTHER_METHODS = _odata_types(
+    "password", "email", "securityQuestion", "qrCodePin", "temporaryAccessPass"
+)
+"""`@odata.type` of those that are none, or that expire."""
+
+
 class ReportRow(msgspec.Struct, rename="camel", gc=False):
     """A row of `userRegistrationDetails`: the part that we read. `id` is the object id (GUID)."""
 
@@ -93,6 +126,17 @@ def _judge(flag: bool | None, methods: tuple[str, ...]) -> Registration:
     if factors.isdisjoint(MFA_METHODS):
         return Registration.UNRECOGNISED
     return Registration.REGISTERED if flag else Registration.UNREGISTERED
+
+
+def decide_methods(types: Iterable[str]) -> Registration:
+    """What an account's live methods say of it, given the `@odata.type` of each: the second table
+    at the top of this file."""
+    factors = set(types) - LIVE_OTHER_METHODS
+    if not factors:
+        return Registration.UNREGISTERED
+    if factors.isdisjoint(LIVE_MFA_METHODS):
+        return Registration.UNRECOGNISED
+    return Registration.REGISTERED
 
 
 _ANSWERS = tuple(Registration)  # the order is stored in pages: append only

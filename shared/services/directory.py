@@ -1,9 +1,10 @@
-"""Microsoft Graph, one page at a time: the registration report and the rosters.
+"""Microsoft Graph: the registration report and the rosters a page at a time, and single accounts.
 
 msgraph-sdk builds, authenticates and sends each request; its retries and redirects are off, since a
-page that fails is the queue's to retry. Bodies are taken raw and decoded by msgspec, which is some
-hundreds of times faster than the SDK's typed models. Importing this module imports neither msgraph
-nor azure-identity: they cost a second, and only the sweep needs them.
+page that fails is the queue's to retry, and a single account is waited for. Bodies are taken raw
+and decoded by msgspec, which is some hundreds of times faster than the SDK's typed models.
+Importing this module imports neither msgraph nor azure-identity: they cost a second, and most
+functions never ask.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import asyncio
 import hashlib
 import logging
 import re
+import uuid
 from asyncio import AbstractEventLoop
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, ClassVar, Literal, cast, overload
@@ -22,7 +25,15 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from shared.errors import NudgeError, RetryLater, SetupFault, SkipTokenExpired
-from shared.rules.registration import Account, ReportRow, pack_registration
+from shared.rules.registration import (
+    Account,
+    DoneWhen,
+    Registration,
+    ReportRow,
+    decide_methods,
+    decide_registration,
+    pack_registration,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -33,8 +44,13 @@ if TYPE_CHECKING:
     from msgraph.graph_service_client import GraphServiceClient
 
 type Auth = Literal["managed", "default", "anonymous"]
+type Confirm = Literal["methods", "report"]
+"""How one account is asked for: by its methods, live, or by its row of the report, hours old."""
 
 REQUEST_SECONDS = 60.0
+LOOKUP_SECONDS = 8.0
+"""The most that a question about one account takes: somebody waits for the answer."""
+
 _CONNECT_SECONDS = 10.0
 _IDLE_SECONDS = 30.0  # the report is paced at one request in two seconds: keep its connection
 _LONGEST_WAIT = 86_400  # a Retry-After above a day is a mistake of theirs
@@ -103,6 +119,21 @@ type Source = RegistrationReport | Roster
 `permissions` are the application permissions that Graph asks for."""
 
 
+class _Lookup(msgspec.Struct, frozen=True):
+    """A question about one account. `what` is for messages: it names no account."""
+
+    what: str
+    permissions: str
+
+    def __str__(self) -> str:
+        return self.what
+
+
+_FIND_USER = _Lookup("one user", "User.Read.All")
+_METHODS = _Lookup("the methods of one user", "UserAuthenticationMethod.Read.All")
+_REPORT_ROW = _Lookup("the registration report's row of one user", RegistrationReport.permissions)
+
+
 class ReportPage(msgspec.Struct, frozen=True):
     """One answer of the registration report.
 
@@ -142,6 +173,14 @@ class _UserRow(msgspec.Struct, rename="camel", gc=False):
     other_mails: tuple[str, ...] | None = None
     mobile_phone: str | None = None
     preferred_language: str | None = None
+
+
+class _Identified(msgspec.Struct):
+    id: str
+
+
+class _Method(msgspec.Struct):
+    type: str = msgspec.field(default="", name="@odata.type")
 
 
 class _Body[Row](msgspec.Struct):
@@ -193,6 +232,17 @@ def _object_id(text: str | None) -> bytes | None:
     return id16 if len(id16) == 16 else None
 
 
+_ROW = msgspec.json.Decoder(ReportRow)
+_METHOD_LIST = msgspec.json.Decoder(_Body[_Method])
+_USER = msgspec.json.Decoder(_Identified)
+
+
+def _find_id(body: bytes) -> bytes:
+    if id16 := _object_id(_USER.decode(body).id):
+        return id16
+    raise msgspec.ValidationError("no object id")
+
+
 def _report_page(body: bytes) -> ReportPage:
     found, next_link, unreadable = _REPORT.decode(body)
     rows = [(id16, pack_registration(row)) for row in found if (id16 := _object_id(row.id))]
@@ -235,7 +285,7 @@ class _Connection(msgspec.Struct, frozen=True):
 
 
 class Directory:
-    """Reads pages from one tenant. Connects at the first page, once for each event loop.
+    """Reads from one tenant. Connects at the first question, once for each event loop.
 
     Args:
         base_url: such as `https://graph.microsoft.com/v1.0`.
@@ -243,6 +293,7 @@ class Directory:
             `anonymous` (no token; only where `base_url` is a loopback address).
         client_id: which managed identity; None for the app's only one.
         timeout: seconds from asking for a token to the last byte of a page.
+        lookup_timeout: the same for a question about one account.
 
     Raises:
         SetupFault: the two settings don't go together.
@@ -255,9 +306,11 @@ class Directory:
         client_id: str | None = None,
         *,
         timeout: float = REQUEST_SECONDS,
+        lookup_timeout: float = LOOKUP_SECONDS,
     ) -> None:
         _check_settings(base_url, auth)
         self._timeout = timeout
+        self._lookup_timeout = lookup_timeout
         self._base_url = base_url.rstrip("/")
         self._auth: Auth = auth
         self._client_id = client_id
@@ -287,18 +340,67 @@ class Directory:
         if link is not None:
             self._check_link(link)
             request.url = _complete(link, request.url)
-        answer = await self._send(connection, request)
+        answer = await self._send(connection, request, self._timeout)
         if answer.status_code != 200:
             raise _fault(source, answer, on_link=link is not None)
-        page = _decode(source, answer)
+        page = _decode(
+            source, answer, _report_page if isinstance(source, RegistrationReport) else _roster_page
+        )
         if page.next_link is not None:
             self._check_link(page.next_link)
             if page.next_link == link:
                 raise SkipTokenExpired("Graph's next page leads back to itself.")
         return page
 
+    async def confirm(
+        self, person: bytes, how: Confirm, done_when: DoneWhen
+    ) -> Registration | None:
+        """What the directory says now of one account; None where there is no such account.
+
+        Methods cannot tell what policy lets a person use: with `done_when` "capable" it is the
+        report that is asked, whatever `how` says. An account that the report lacks is `UNKNOWN`.
+
+        Args:
+            person: the object id, 16 bytes.
+
+        Raises RetryLater and SetupFault, as `read_page` does.
+        """
+        object_id = str(uuid.UUID(bytes=person))
+        connection = self._connect()
+        if how == "report" or done_when == "capable":
+            report = connection.graph.reports.authentication_methods.user_registration_details
+            one_row = report.by_user_registration_details_id(object_id)
+            request = one_row.to_get_request_information()
+            row = await self._look_up(connection, _REPORT_ROW, request, _ROW.decode)
+            return decide_registration(row, done_when)
+        methods = connection.graph.users.by_user_id(object_id).authentication.methods
+        request = methods.to_get_request_information()
+        found = await self._look_up(connection, _METHODS, request, _METHOD_LIST.decode)
+        if found is None:
+            return None
+        return decide_methods(method.type for method in found.value)
+
+    async def find_user(self, key: str) -> bytes | None:
+        """The object id (16 bytes) of the user with this object id or user principal name; None
+        where there is none.
+
+        Raises RetryLater and SetupFault, as `read_page` does; neither names the key.
+        """
+        from kiota_abstractions.base_request_configuration import RequestConfiguration
+        from msgraph.generated.users.item.user_item_request_builder import UserItemRequestBuilder
+
+        connection = self._connect()
+        query = UserItemRequestBuilder.UserItemRequestBuilderGetQueryParameters(select=["id"])
+        # As an OData string, with its quotes doubled: as a plain path segment Graph refuses names
+        # that begin with `$` (Graph: Get user).
+        user = connection.graph.users.by_user_id(key.replace("'", "''"))
+        request = user.to_get_request_information(RequestConfiguration(query_parameters=query))
+        template = request.url_template or ""
+        request.url_template = template.replace("/{user%2Did}", "('{user%2Did}')")
+        return await self._look_up(connection, _FIND_USER, request, _find_id)
+
     async def close(self) -> None:
-        """Close what the running event loop opened. The next page connects again."""
+        """Close what the running event loop opened. The next question connects again."""
         connection = self._connections.pop(asyncio.get_running_loop(), None)
         if connection is not None:
             await connection.http.aclose()
@@ -383,7 +485,24 @@ class Directory:
         if not url.path.startswith(f"{base.path.rstrip('/')}/") or ".." in url.path.split("/"):
             raise _foreign_link("leads out of that address's path")
 
-    async def _send(self, connection: _Connection, request: RequestInformation) -> httpx.Response:
+    async def _look_up[Found](
+        self,
+        connection: _Connection,
+        lookup: _Lookup,
+        request: RequestInformation,
+        read: Callable[[bytes], Found],
+    ) -> Found | None:
+        """What `read` makes of the answer, or None where Graph says that there is no such thing."""
+        answer = await self._send(connection, request, self._lookup_timeout)
+        if answer.status_code == 200:
+            return _decode(lookup, answer, read)
+        if _is_absent(lookup, answer):
+            return None
+        raise _fault(lookup, answer, on_link=False)
+
+    async def _send(
+        self, connection: _Connection, request: RequestInformation, timeout: float
+    ) -> httpx.Response:
         import httpx
         from azure.core.exceptions import AzureError
         from kiota_abstractions.native_response_handler import NativeResponseHandler
@@ -393,7 +512,7 @@ class Directory:
         # were the answer.
         request.add_request_options([ResponseHandlerOption(NativeResponseHandler())])
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(timeout):
                 answer: object = await connection.graph.request_adapter.send_primitive_async(
                     request, "bytes", {}
                 )
@@ -500,18 +619,20 @@ def _complete(link: str, first: str) -> str:
     return f"{link}{'&' if '?' in link else '?'}{'&'.join(missing)}"
 
 
-def _decode(source: Source, answer: httpx.Response) -> ReportPage | RosterPage:
+def _decode[Found](
+    asked: Source | _Lookup, answer: httpx.Response, read: Callable[[bytes], Found]
+) -> Found:
     body = answer.content
     try:
-        return _report_page(body) if isinstance(source, RegistrationReport) else _roster_page(body)
+        return read(body)
     except msgspec.ValidationError:
-        what = "is JSON, but not a page"
+        what = "is JSON, but not what was asked for"
     except (msgspec.DecodeError, UnicodeDecodeError):
         what = "is not JSON, or breaks off"
     # Not chained: a decoder's error may hold the body.
     kind = re.match(r"[a-z]+/[a-z0-9.+-]{1,40}", answer.headers.get("Content-Type", ""))
     raise RetryLater(
-        f"An answer for {source} {what} ({len(body)} bytes, "
+        f"An answer for {asked} {what} ({len(body)} bytes, "
         f"{kind[0] if kind else 'no content type'})."
     )
 
@@ -524,17 +645,33 @@ class _ErrorBody(msgspec.Struct):
     error: _ErrorDetail
 
 
+def _error_code(answer: httpx.Response) -> str | None:
+    """The code in an error of Graph's own; None where something else has answered."""
+    try:
+        return msgspec.json.decode(answer.content, type=_ErrorBody).error.code or ""
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _is_absent(lookup: _Lookup, answer: httpx.Response) -> bool:
+    """Whether a refusal says that there is no such account or row: in Graph's own words only, since
+    a wrong address answers 404 to everything."""
+    code = _error_code(answer)
+    if answer.status_code == 404:
+        return code is not None
+    # Said of a name that can be nobody's; of all that is sent, the name alone varies.
+    return lookup is _FIND_USER and (answer.status_code, code) == (400, "Request_BadRequest")
+
+
 def _seen(answer: httpx.Response) -> str:
     """The evidence of a refusal: status, error code and request id. Never the message, which may
     repeat a filter or name an account."""
     seen = str(answer.status_code)
-    try:
-        code = msgspec.json.decode(answer.content, type=_ErrorBody).error.code or ""
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    code = _error_code(answer)
+    if code is None:
         seen += ", not an error of Graph's own"
-    else:
-        if re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", code):
-            seen += f" {code}"
+    elif re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", code):
+        seen += f" {code}"
     request_id = answer.headers.get("request-id", "")
     if re.fullmatch(r"[0-9a-fA-F-]{36}", request_id):
         seen += f", request-id {request_id}"
@@ -549,10 +686,10 @@ _CHECK_GROUP = (
 _CHECK_FILTER = "Correct audience.filter in the campaign file: try it in Graph Explorer first."
 
 
-def _fault(source: Source, answer: httpx.Response, *, on_link: bool) -> NudgeError:
-    """What a status other than 200 means to the pass that met it."""
+def _fault(asked: Source | _Lookup, answer: httpx.Response, *, on_link: bool) -> NudgeError:
+    """What a status other than 200 means to whoever met it."""
     status = answer.status_code
-    what = f"{source} ({_seen(answer)})."
+    what = f"{asked} ({_seen(answer)})."
     if b"RequestFromNonPremiumTenant" in answer.content:
         return SetupFault(
             f"This tenant has no licence for {what}",
@@ -569,20 +706,20 @@ def _fault(source: Source, answer: httpx.Response, *, on_link: bool) -> NudgeErr
         return SetupFault(
             f"Graph does not accept the app's token for {what}",
             f"Use an identity of the directory's own tenant that has the application permission"
-            f" {source.permissions}, and check GRAPH_AUTH.",
+            f" {asked.permissions}, and check GRAPH_AUTH.",
         )
     if status == 403:
         return SetupFault(
             f"Graph does not let the app read {what}",
-            f"Grant its identity the application permission {source.permissions},"
+            f"Grant its identity the application permission {asked.permissions},"
             " with admin consent.",
         )
     refused = f"Graph refuses the request for {what}"
-    if isinstance(source, GroupMembers) and status in (400, 404):
+    if isinstance(asked, GroupMembers) and status in (400, 404):
         return SetupFault(
             f"There is no such group: {what}" if status == 404 else refused, _CHECK_GROUP
         )
-    if isinstance(source, FilteredUsers) and status == 400:
+    if isinstance(asked, FilteredUsers) and status == 400:
         return SetupFault(refused, _CHECK_FILTER)
     return SetupFault(refused, _CHECK_BASE_URL)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from shared.stores.campaigns import CampaignStore
 from shared.stores.control import Control
+from shared.stores.events import Events
 from shared.stores.names import NAMES
 from shared.stores.outbox import Outbox
 from shared.stores.pages import Pages
@@ -27,6 +28,7 @@ class Stores:
 
     ledger: Ledger
     people: People
+    events: Events
     sweeps: Sweeps
     control: Control
     pages: Pages
@@ -41,7 +43,8 @@ class Stores:
         containers = NAMES.containers
         return cls(
             ledger=Ledger(ledger, clock),
-            people=People(ledger),
+            people=People(ledger, clock),
+            events=Events(ledger, clock),
             sweeps=Sweeps(control, clock),
             control=Control(control, clock),
             pages=Pages(account.container(containers.pages)),

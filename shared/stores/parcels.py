@@ -4,7 +4,7 @@ Partition `{campaign}:{digit}` of the table `ledger`:
 
     fence                          which pair and run planned the shard last; whether it is done
     {plan date}|{run}{counter}     a parcel
-    change|{storage time}|{id}     a person completed, opted out or was left out since planning
+    change|{storage time}|{id}|{kind}   a person completed, opted out or was left out since planning
     person|{id}                    what is to be remembered of a person (stores/people)
 
 All of them lie in one partition, so that one transaction can write rows and fence together.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -61,6 +61,18 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def pair(self) -> tuple[int, int]:
         return self.sweep, self.version
+
+
+type ChangeKind = Literal["completed", "reported", "opted_out", "left_out"]
+"""Why dispatch is to look again at a person. It heeds `reported`, a completion that nobody but the
+person has seen, less than the others (rules/completion)."""
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """Changes of a shard's people, by object id, each with the time of the newest one."""
+
+    left_out: dict[bytes, StorageTime] = {}
+    reported: dict[bytes, StorageTime] = {}
 
 
 class RowsChanged(NudgeError):
@@ -121,10 +133,18 @@ class Ledger:
         row = await self._table.read(partition_of(campaign, shard), key)
         return parcel_from(row) if row else None
 
-    async def scan(self, campaign: str, shard: int, *, where: str = "") -> AsyncIterator[Parcel]:
-        """All parcels of the shard, in key order."""
+    async def scan(
+        self, campaign: str, shard: int, *, where: str = "", ids: bool = True
+    ) -> AsyncIterator[Parcel]:
+        """All parcels of the shard, in key order; without their ids where those are not asked for
+        (`count` stands in for them)."""
         # Keys of parcels begin with a digit; ":" is the character after "9".
-        async for row in self._table.scan(partition_of(campaign, shard), "0", ":", where=where):
+        async for row in self._table.scan(
+            partition_of(campaign, shard),
+            *("0", ":"),
+            where=where,
+            select=None if ids else _NOT_IDS,
+        ):
             yield parcel_from(row)
 
     async def scan_recent(self, campaign: str, shard: int) -> AsyncIterator[Parcel]:
@@ -194,19 +214,18 @@ class Ledger:
 
     # changes
 
-    async def read_changes(
-        self, campaign: str, shard: int, since: StorageTime
-    ) -> dict[bytes, StorageTime]:
-        """Who completed, opted out or was left out since then; the time of the newest change."""
-        found: dict[bytes, StorageTime] = {}
+    async def read_changes(self, campaign: str, shard: int, since: StorageTime) -> Changes:
+        """Who completed, says so, opted out or was left out since then."""
+        found = Changes({}, {})
         async for row in self._table.scan(
             partition_of(campaign, shard),
             f"change|{to_text(since)}",
             "change}",
             select=("RowKey",),
         ):
-            _, at, person = row["RowKey"].split("|")
-            found[bytes.fromhex(person)] = StorageTime(from_text(at))
+            _, at, person, kind = row["RowKey"].split("|")
+            times = found.reported if kind == "reported" else found.left_out
+            times[bytes.fromhex(person)] = StorageTime(from_text(at))
         return found
 
     # what has expired
@@ -214,30 +233,12 @@ class Ledger:
     async def delete_changes(self, campaign: str, shard: int, before: StorageTime) -> int:
         """Delete changes made before a time. Returns how many there were."""
         high = f"change|{to_text(before)}"
-        return await self._delete(partition_of(campaign, shard), "change|", high)
+        return await self._table.delete_range(partition_of(campaign, shard), "change|", high)
 
     async def delete_campaign(self, campaign: str) -> int:
         """Delete all that the ledger knows of a campaign. Returns how many rows there were."""
-        return sum([await self._delete(partition_of(campaign, one)) for one in range(len(SHARDS))])
-
-    async def _delete(self, partition: str, low: str = "", high: str = "") -> int:
-        deleted = 0
-        rows = await self._list(partition, low, high)
-        while rows:
-            batch = rows[:MOST_ROWS]
-            try:
-                await self._table.transact([Write("delete", row, row[ETAG]) for row in batch])
-            except Conflict:
-                # Another run of the timer is at it, or a row was written just now: look again.
-                rows = await self._list(partition, low, high)
-                continue
-            deleted += len(batch)
-            rows = rows[MOST_ROWS:]
-        return deleted
-
-    async def _list(self, partition: str, low: str, high: str) -> list[Row]:
-        found = self._table.scan(partition, low, high, select=("PartitionKey", "RowKey"))
-        return [row async for row in found]
+        partitions = [partition_of(campaign, shard) for shard in range(len(SHARDS))]
+        return sum([await self._table.delete_range(partition) for partition in partitions])
 
 
 class PlanningRun:
@@ -322,7 +323,7 @@ class PlanningRun:
         for start in range(0, len(people), MOST_ROWS):
             await self._write(
                 [
-                    Write("put", change_row(self._partition, at, person))
+                    Write("put", change_row(self._partition, at, person, "left_out"))
                     for person in people[start : start + MOST_ROWS]
                 ]
             )
@@ -382,8 +383,8 @@ def key_of(parcel: Parcel) -> Row:
     return {"PartitionKey": partition_of(parcel.campaign, parcel.shard), "RowKey": parcel.key}
 
 
-def change_row(partition: str, at: str, person: bytes) -> Row:
-    return {"PartitionKey": partition, "RowKey": f"change|{at}|{person.hex()}"}
+def change_row(partition: str, at: str, person: bytes, kind: ChangeKind) -> Row:
+    return {"PartitionKey": partition, "RowKey": f"change|{at}|{person.hex()}|{kind}"}
 
 
 def row_from(parcel: Parcel) -> Row:

@@ -68,10 +68,11 @@ class Write(msgspec.Struct, frozen=True):
     """One operation of a transaction.
 
     `insert` fails where the row exists; `merge` changes the named properties and `replace` the
-    whole row, and `delete` removes it, each only under `etag`; `put` writes whatever is there.
+    whole row, and `delete` removes it, each only under `etag`; `put` writes the whole row and `set`
+    the named properties, whatever is there.
     """
 
-    kind: Literal["insert", "merge", "replace", "put", "delete"]
+    kind: Literal["insert", "merge", "replace", "put", "set", "delete"]
     row: Row
     etag: str = ""
 
@@ -108,6 +109,8 @@ class Table:
                     answer = await self._client.update_entity(row, UpdateMode.REPLACE, **options)
                 case "put":
                     answer = await self._client.upsert_entity(row, UpdateMode.REPLACE, **options)
+                case "set":
+                    answer = await self._client.upsert_entity(row, UpdateMode.MERGE, **options)
                 case "delete":
                     await self._client.delete_entity(row, **options)
                     return ""
@@ -150,6 +153,29 @@ class Table:
         )
         async for entity in found:
             yield _with_etag(entity)
+
+    async def delete_range(
+        self, partition: str, low: str = "", high: str = "", *, where: str = ""
+    ) -> int:
+        """Delete the rows that `scan` would find. Returns how many there were."""
+
+        async def find() -> list[Row]:
+            keys = ("PartitionKey", "RowKey")
+            return [row async for row in self.scan(partition, low, high, where=where, select=keys)]
+
+        deleted = 0
+        rows = await find()
+        while rows:
+            batch = rows[:MOST_ROWS]
+            try:
+                await self.transact([Write("delete", row, row[ETAG]) for row in batch])
+            except Conflict:
+                # Another run of the timer is at it, or a row was written just now: look again.
+                rows = await find()
+                continue
+            deleted += len(batch)
+            rows = rows[MOST_ROWS:]
+        return deleted
 
 
 def check_writes(writes: Sequence[Write]) -> None:
@@ -233,6 +259,8 @@ def _operation(write: Write) -> Any:
             return ("update", row, {"mode": UpdateMode.REPLACE, **condition})
         case "put":
             return ("upsert", row, {"mode": UpdateMode.REPLACE})
+        case "set":
+            return ("upsert", row, {"mode": UpdateMode.MERGE})
         case "delete":
             return ("delete", row, condition)
 

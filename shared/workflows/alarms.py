@@ -14,6 +14,7 @@ _log = logging.getLogger("mfa_nudge")
 
 type Alarm = Literal[
     "campaign_mistake",  # a campaign file that does not take effect, by line
+    "cannot_confirm",  # Graph does not let us look up who says that they have registered
     "channel_paused",  # a set-up fault, or too many calls without a clear answer
     "claims_abandoned",  # parcels whose sender died between claim and answer
     "no_receipt",  # parcels in doubt that nothing decided in time

@@ -25,7 +25,7 @@ from shared.rules.parcels import SHARDS
 from shared.workflows.alarms import raise_alarm
 
 if TYPE_CHECKING:
-    from shared.clock import Clock
+    from shared.clock import CampaignTime, Clock
     from shared.stores import Stores
     from shared.stores.campaigns import FileSeen, VersionSeen
 
@@ -59,6 +59,14 @@ class Book:
     standings: dict[str, Standing] = field(default_factory=dict[str, Standing])
     mistakes: tuple[Mistake, ...] = ()
     stopped: bool = False
+
+    def find_current(self, now: CampaignTime) -> Standing | None:
+        """The campaign that somebody means who names none: the next one to end, or else the last
+        that did."""
+        by_end = sorted(self.standings.values(), key=lambda one: one.schedule.ends)
+        return next(
+            (one for one in by_end if one.schedule.ends > now), by_end[-1] if by_end else None
+        )
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shared.clock import CampaignTime, StorageTime, monotonic
-from shared.messages.rendering import Letter, Tags, personal_values, render_letter
+from shared.messages.rendering import Letter, Tags, guide_url, personal_values, render_letter
 from shared.rules.calendar import window_open
+from shared.rules.completion import silences
 from shared.rules.contact import Recipient, address_key
 from shared.rules.guards import link_fault
 from shared.rules.links import seal
@@ -48,7 +49,7 @@ from shared.services.senders import (
 )
 from shared.stores.control import ControlRow
 from shared.stores.outbox import Slice
-from shared.stores.parcels import partition_of
+from shared.stores.parcels import Changes, partition_of
 from shared.stores.queues import HandOut
 from shared.stores.table import Conflict
 from shared.workflows.alarms import note_event, raise_alarm
@@ -99,9 +100,7 @@ class DispatchWorkflow:
         self._tags = Tags.fresh()
         self._letter = lru_cache(maxsize=64)(self._render)
         self._controls: dict[str, tuple[float, ControlRow]] = {}
-        self._changes: dict[
-            tuple[str, int], tuple[float, StorageTime, dict[bytes, StorageTime]]
-        ] = {}
+        self._changes: dict[tuple[str, int], tuple[float, StorageTime, Changes]] = {}
         self._marked_waves: set[str] = set()
         # Messages that miss a cache together wait for one of them to fill it.
         self._filling: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -115,7 +114,7 @@ class DispatchWorkflow:
             return
         part = Slice(message.offset, message.length, message.digest)
         recipients = await self._stores.outbox.read(message.outbox, part)
-        left_out = await self._find_left_out(message, recipients)
+        left_out = await self._find_left_out(standing, message, recipients)
         remaining = [
             index
             for index in range(len(recipients))
@@ -198,21 +197,37 @@ class DispatchWorkflow:
                 self._controls[campaign] = (now, control)
             return control
 
-    async def _find_left_out(self, message: HandOut, recipients: Sequence[Recipient]) -> bytes:
-        """The bitmap of those who completed, opted out or were left out since planning."""
+    async def _find_left_out(
+        self, standing: Standing, message: HandOut, recipients: Sequence[Recipient]
+    ) -> bytes:
+        """The bitmap of those who completed, opted out or were left out since planning; and of
+        those who say that they have registered, as long as that counts."""
         margin = timedelta(seconds=self._clock.ages.changes_before)
         since = StorageTime(message.planned_from - margin)
         changes = await self._read_changes(message.campaign, message.shard, since)
-        changed = (
+        changed = [
             index
             for index, recipient in enumerate(recipients)
-            if (at := changes.get(recipient.id)) is not None and at >= since
-        )
-        return with_bits(message.left_out, changed) if changes else message.left_out
+            if (at := changes.left_out.get(recipient.id)) is not None and at >= since
+        ]
+        last = standing.schedule.last_before
+        if changes.reported and not (last and message.touch == last.touch):
+            changed += await self._find_silenced(changes, recipients)
+        return with_bits(message.left_out, changed) if changed else message.left_out
 
-    async def _read_changes(
-        self, campaign: str, shard: int, since: StorageTime
-    ) -> dict[bytes, StorageTime]:
+    async def _find_silenced(
+        self, changes: Changes, recipients: Sequence[Recipient]
+    ) -> Sequence[int]:
+        """Who says that they have registered, and no sweep has looked since."""
+        reported = [
+            (index, at)
+            for index, recipient in enumerate(recipients)
+            if (at := changes.reported.get(recipient.id)) is not None
+        ]
+        sweep = await self._stores.sweeps.read_committed() if reported else None
+        return [index for index, at in reported if sweep and silences(at, sweep.opened_at)]
+
+    async def _read_changes(self, campaign: str, shard: int, since: StorageTime) -> Changes:
         """The shard's changes since then, or since longer, as of `changes_cache` ago at most."""
         async with self._filling["changes", partition_of(campaign, shard)]:
             key = (campaign, shard)
@@ -259,6 +274,7 @@ class DispatchWorkflow:
             message=message,
             language=language,
             after_deadline=after_deadline,
+            guide_url=guide_url(self._settings.public_base_url, campaign.campaign, language),
             tags=self._tags,
         )
 

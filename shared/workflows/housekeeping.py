@@ -1,8 +1,8 @@
 """What may be forgotten, is: contact data soon, the ledger when the campaign is long over.
 
 Pages go 48 h after a newer sweep committed, outboxes after 9 days; never the newest committed
-sweep, nor an outbox that a row not yet settled names. Ledger rows stay until 180 days after the
-last touch: deleting one means "not had".
+sweep, nor an outbox that a row not yet settled names. Events of other systems are known again for
+90 days. Ledger rows stay until 180 days after the last touch: deleting one means "not had".
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PAGES_LIFE = timedelta(hours=48)
 CHANGES_LIFE = timedelta(days=10)
 """A change is asked for as long as a row from before it may be sent: 9 days, and a margin."""
+EVENTS_LIFE = timedelta(days=90)
 LEDGER_LIFE = timedelta(days=180)
 
 
@@ -44,7 +45,7 @@ class HousekeepingWorkflow:
         campaigns = sorted(await self._stores.campaigns.list_newest())
         pages = await self._delete_pages()
         outboxes = await self._delete_outboxes(campaigns)
-        rows = await self._delete_changes(campaigns)
+        rows = await self._delete_changes(campaigns) + await self._delete_events()
         for standing in book.standings.values():
             if self._clock.campaign_now() > standing.schedule.ends + LEDGER_LIFE:
                 rows += await self._stores.ledger.delete_campaign(standing.name)
@@ -87,3 +88,7 @@ class HousekeepingWorkflow:
                 for shard in range(len(SHARDS))
             ]
         )
+
+    async def _delete_events(self) -> int:
+        before = StorageTime(self._clock.storage_now() - EVENTS_LIFE)
+        return await self._stores.events.delete_old(before)

@@ -17,8 +17,9 @@ import msgspec
 from shared.clock import CampaignTime
 from shared.errors import Superseded
 from shared.messages.words import choose_language, offered_languages
-from shared.rules.cadence import Due, Schedule, due_touch, is_over
+from shared.rules.cadence import Due, Schedule, due_anyway, due_touch, is_over
 from shared.rules.campaign import Campaign
+from shared.rules.completion import outranks_report, silences
 from shared.rules.contact import Recipient, address_key, choose_email
 from shared.rules.guards import LEDGER_LOST, ShardCounts, Verdict, judge
 from shared.rules.parcels import (
@@ -80,12 +81,20 @@ class Shard:
 
 @dataclass(frozen=True)
 class Judged:
-    """What is so of one account: why it is excluded, or its registration and its contact."""
+    """What is so of one account: why it is excluded, or its registration and its contact.
+
+    Attributes:
+        confirmed: registered by a completion that outranks the report.
+        silenced: says that they have registered, and no sweep has looked since.
+    """
 
     account: Account
     excluded: str | None
     registration: Registration
     address: str | None
+    confirmed: bool = False
+    opted_out: bool = False
+    silenced: bool = False
 
 
 class PlanWorkflow:
@@ -169,7 +178,7 @@ class PlanWorkflow:
         plan = _ShardPlan(
             standing, self._clock.campaign_now(), self._parcel_size(standing.campaign)
         )
-        for judged in self.judge(standing.campaign, facts, people):
+        for judged in self.judge(standing.campaign, sweep, facts, people):
             plan.add(judged, survivors.had.get(judged.account.id, NOTHING_HAD))
         parcels = await self._write_outbox(run, plan)
         await run.plan(parcels)
@@ -275,9 +284,11 @@ class PlanWorkflow:
         return self._readers[prefix]
 
     def judge(
-        self, campaign: Campaign, facts: Shard, people: dict[bytes, Person]
+        self, campaign: Campaign, sweep: Sweep, facts: Shard, people: dict[bytes, Person]
     ) -> Iterable[Judged]:
-        """What is so of each account. Excluded is decided first."""
+        """What is so of each account, as this sweep and people themselves have said. Excluded is
+        decided first."""
+        now = self._clock.campaign_now()
         guests, done_when = campaign.audience.guests, campaign.done_when
         fields = campaign.contact.email
         for account in facts.accounts.values():
@@ -290,12 +301,21 @@ class PlanWorkflow:
             registration = (
                 Registration.UNKNOWN if code is None else unpack_registration(code, done_when)
             )
-            address = None
-            if reason is None and registration is Registration.UNREGISTERED:
-                address = choose_email(
-                    account, fields, self._bad_for(people.get(account.id, NOBODY))
-                )
-            yield Judged(account, reason, registration, address)
+            if reason is not None or registration is not Registration.UNREGISTERED:
+                yield Judged(account, reason, registration, None)
+                continue
+            person = people.get(account.id, NOBODY)
+            if outranks_report(person.confirmed_at, now):
+                yield Judged(account, None, Registration.REGISTERED, None, confirmed=True)
+                continue
+            yield Judged(
+                account,
+                None,
+                registration,
+                choose_email(account, fields, self._bad_for(person)),
+                opted_out=person.opted_out_at is not None,
+                silenced=silences(person.reported_at, sweep.opened_at),
+            )
 
     def _bad_for(self, person: Person) -> Callable[[str], bool]:
         if not person.bad:
@@ -369,17 +389,17 @@ class PlanWorkflow:
             raise_alarm("verdict_pause", campaign=standing.name, reasons=verdict.reasons)
         return verdict
 
-    async def list_due(self, standing: Standing, sweep: Sweep) -> dict[bytes, str | None]:
-        """Everybody who is not registered and not left out, with their address; None where they
-        have no usable contact."""
-        due: dict[bytes, str | None] = {}
+    async def list_due(self, standing: Standing, sweep: Sweep) -> dict[bytes, str]:
+        """Everybody who is not registered and not excluded, with the reason why nothing can reach
+        them; "" where something can."""
+        due: dict[bytes, str] = {}
         for shard in range(len(SHARDS)):
             people = await self._stores.people.read_shard(standing.name, shard)
             facts = await self._load(standing.campaign, sweep, shard)
-            for judged in self.judge(standing.campaign, facts, people):
+            for judged in self.judge(standing.campaign, sweep, facts, people):
                 unregistered = judged.registration is Registration.UNREGISTERED
                 if judged.excluded is None and unregistered:
-                    due[judged.account.id] = judged.address
+                    due[judged.account.id] = _why_unreachable(judged)
         return due
 
 
@@ -409,14 +429,18 @@ class _ShardPlan:
         self._now = now
         self._size = size
         self._numbers = dict.fromkeys(
-            ("registered", "unregistered", "unknown", "unrecognised", "excluded", "unreachable"), 0
+            (
+                *("registered", "unregistered", "unknown", "unrecognised", "excluded"),
+                *("unreachable", "confirmed", "opted_out", "reported"),
+            ),
+            0,
         )
         self._reasons: dict[str, int] = {}
         self._roster = 0
         self._due: dict[tuple[Due, str], list[Recipient]] = {}
         self._still_due: set[bytes] = set()
         # The cadence's answer depends on what someone has had, and few sets of that exist.
-        self._answers: dict[tuple[frozenset[str], CampaignTime | None], Due | None] = {}
+        self._answers: dict[tuple[frozenset[str], CampaignTime | None, bool], Due | None] = {}
         self._languages = offered_languages(standing.campaign.institution.name)
         sending = standing.campaign.sending
         self._sends = sending.mode != "dry-run"
@@ -434,12 +458,18 @@ class _ShardPlan:
             return
         self._numbers[judged.registration.value] += 1
         if judged.registration is not Registration.UNREGISTERED:
+            self._numbers["confirmed"] += judged.confirmed
             return
+        self._numbers["unreachable"] += judged.address is None
+        self._numbers["opted_out"] += judged.opted_out
+        self._numbers["reported"] += judged.silenced
+        if judged.opted_out:
+            return
+        # Whoever is silenced is still due: what they said is a change of its own.
         self._still_due.add(account.id)
         if judged.address is None:
-            self._numbers["unreachable"] += 1
             return
-        if self._sends and self._is_addressed(account) and (due := self._due_for(had)):
+        if self._sends and self._is_addressed(account) and (due := self._due_for(judged, had)):
             recipient = Recipient(
                 account.id, judged.address, account.display_name, account.user_principal_name
             )
@@ -447,10 +477,11 @@ class _ShardPlan:
                 (due, choose_language(account.language, self._languages)), []
             ).append(recipient)
 
-    def _due_for(self, had: Had) -> Due | None:
-        key = (had.touches, had.last_at)
+    def _due_for(self, judged: Judged, had: Had) -> Due | None:
+        key = (had.touches, had.last_at, judged.silenced)
         if key not in self._answers:
-            self._answers[key] = due_touch(self._schedule, had.touches, had.last_at, self._now)
+            ask = due_anyway if judged.silenced else due_touch
+            self._answers[key] = ask(self._schedule, had.touches, had.last_at, self._now)
         return self._answers[key]
 
     def _is_addressed(self, account: Account) -> bool:
@@ -496,6 +527,12 @@ def format_id(person: bytes) -> str:
     """An object id as people write it."""
     text = person.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _why_unreachable(judged: Judged) -> str:
+    if judged.opted_out:
+        return "asked for no more reminders"
+    return "" if judged.address else "no usable contact"
 
 
 def _nothing_is_bad(_: str) -> bool:

@@ -47,6 +47,13 @@ _SIDE_BY_SIDE = 32
 """Messages put on the queue at the same time."""
 
 
+class Hold(msgspec.Struct, frozen=True):
+    """Why nothing of a campaign may be handed out; `passing` where that ends by itself."""
+
+    text: str
+    passing: bool = False
+
+
 class ReleaseWorkflow:
     """Repairs what rests and hands out what is due."""
 
@@ -120,27 +127,30 @@ class ReleaseWorkflow:
         }
         await self._hand_out(standing, parcels, done, control)
 
-    async def find_holds(self, book: Book, standing: Standing, sweep: Sweep | None) -> list[str]:
+    async def find_holds(self, book: Book, standing: Standing, sweep: Sweep | None) -> list[Hold]:
         """Why nothing of a campaign may be handed out, on any channel."""
         if book.stopped:
-            return ["The blob `config/stop` stops all sending. Delete it to go on."]
-        holds = list(standing.paused)
+            return [Hold("The blob `config/stop` stops all sending. Delete it to go on.")]
+        holds = [Hold(text) for text in standing.paused]
         if fault := link_fault(standing.campaign, self._public_base_url, self._link_hosts):
-            holds.append(fault)
+            holds.append(Hold(fault))
         if sweep is None:
-            return [*holds, "No sweep has been committed yet."]
+            return [*holds, Hold("No sweep has been committed yet.", passing=True)]
         if not has_all_passes(standing, sweep):
-            return [*holds, "Reading the new audience: a sweep that has it comes next."]
+            reading = "Reading the new audience: a sweep that has it comes next."
+            return [*holds, Hold(reading, passing=True)]
         age = self._clock.campaign_now() - sweep.seen_at
         if age > timedelta(hours=STALE_HOURS):
-            holds.append(f"The last sweep is older than {STALE_HOURS} h. See why sweeps fail.")
+            stale = f"The last sweep is older than {STALE_HOURS} h. See why sweeps fail."
+            holds.append(Hold(stale))
         verdict = await self._stores.control.read_verdict(
             standing.name, (sweep.number, standing.version)
         )
         if verdict is None:
-            holds.append("Planning under the newest sweep and version is under way.")
+            planning = "Planning under the newest sweep and version is under way."
+            holds.append(Hold(planning, passing=True))
         elif not verdict.go:
-            holds += verdict.reasons
+            holds += map(Hold, verdict.reasons)
         return holds
 
     # repair

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from local.parts import Part, start_part
 from tests.functions.worker_process import ROOT, Answer, Indexed, Invocation
 from tests.world import World, running_world
 
@@ -68,6 +69,17 @@ async def running_worker(
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def running_host(settings: Mapping[str, str]) -> AsyncGenerator[Part]:
+    """The app in the local host, which serves its HTTP; its timers rest."""
+    rests = {"SWEEP_SCHEDULE": "0 0 0 29 2 *"}
+    host = await start_part("local.host", ["--app", str(ROOT)], environment={**settings, **rests})
+    try:
+        yield host
+    finally:
+        await host.close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -37,6 +37,16 @@ READERS = {
     "plan_shards": NAMES.queues.plan,
     "send_email": NAMES.queues.email,
 }
+READ, PERSONAL = ["GET", "HEAD"], ["GET", "HEAD", "POST"]
+ROUTES: dict[str, tuple[str, list[str], str]] = {
+    "health": ("health", ["GET"], "ANONYMOUS"),
+    "show_guide": ("guide/{language}", READ, "ANONYMOUS"),
+    "report_done": ("done/{token?}", PERSONAL, "ANONYMOUS"),
+    "unsubscribe": ("unsubscribe/{token?}", PERSONAL, "ANONYMOUS"),
+    "show_style": ("assets/page.css", READ, "ANONYMOUS"),
+    "show_status": ("status", ["GET"], "FUNCTION"),
+    "receive_completions": ("callbacks/completions", ["POST"], "FUNCTION"),
+}
 
 NOT_OURS = {
     "no JSON": b"hello",
@@ -103,13 +113,15 @@ async def test_every_queue_that_is_written_is_one_of_them() -> None:
     assert written - {"poison"} == {"read", "plan", "email"}
 
 
-async def test_health_is_served_to_anybody_without_a_prefix(worker: WorkerProcess) -> None:
-    trigger, answer = bindings(worker, "health")
+@pytest.mark.parametrize("name", ROUTES)
+async def test_what_is_served_to_whom_without_a_prefix(worker: WorkerProcess, name: str) -> None:
+    route, methods, level = ROUTES[name]
+    trigger, answer = bindings(worker, name)
     assert trigger == {
         "type": "httpTrigger",
-        "authLevel": "ANONYMOUS",
-        "route": "health",
-        "methods": ["GET"],
+        "authLevel": level,
+        "route": route,
+        "methods": methods,
     }
     assert answer == {"type": "http"}
     host = json.loads((ROOT / "host.json").read_text())
@@ -117,7 +129,7 @@ async def test_health_is_served_to_anybody_without_a_prefix(worker: WorkerProces
 
 
 async def test_there_are_no_other_functions(worker: WorkerProcess) -> None:
-    expected = {*TIMERS, *READERS, *(f"{name}_poison" for name in READERS), "health"}
+    expected = {*TIMERS, *READERS, *(f"{name}_poison" for name in READERS), *ROUTES}
     assert set(worker.functions) == expected
 
 

@@ -26,7 +26,8 @@ from azure.storage.queue import TextBase64EncodePolicy
 from azure.storage.queue.aio import QueueClient, QueueServiceClient
 
 from local.azurite import running_azurite
-from local.host import Options, Schedule, http_paths, resolve_settings, seconds, serve
+from local.host import Options, http_paths, resolve_settings, seconds, serve
+from local.schedule import Schedule
 from shared.clock import SystemClock, write_clock_file
 from shared.errors import SetupFault
 
@@ -270,6 +271,25 @@ async def test_request_and_answer_pass_whole(host: RunningHost, web: aiohttp.Cli
 
 
 @pytest.mark.parametrize(
+    ("path", "answer"), [("/page", "GET None"), ("/page/en", "GET en"), ("/page/b%20c", "GET b c")]
+)
+async def test_the_last_parameter_may_be_optional(
+    web: aiohttp.ClientSession, path: str, answer: str
+) -> None:
+    async with web.get(path) as found:
+        assert await found.text() == answer
+
+
+async def test_head_is_a_method_of_its_own(web: aiohttp.ClientSession) -> None:
+    """As at the real host: a function that lists GET alone does not answer it."""
+    async with web.head("/page/en") as answer:
+        assert (answer.status, answer.headers["Content-Length"]) == (200, str(len("HEAD en")))
+        assert await answer.read() == b""
+    async with web.head("/hello/you") as answer:
+        assert answer.status == 404
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status"),
     [("POST", "/hello/you", 404), ("GET", "/nowhere", 404), ("GET", "/broken", 500)],
 )
@@ -292,7 +312,7 @@ async def test_status_tells_the_worker(host: RunningHost, web: aiohttp.ClientSes
     async with web.get("/admin/host/status", headers=_master(host)) as answer:
         status = await answer.json()
     assert status["worker"] == "1.3.0"
-    assert len(status["functions"]) == host.ready["functions"] == 10
+    assert len(status["functions"]) == host.ready["functions"] == 11
 
 
 # --- timers
@@ -506,9 +526,9 @@ async def test_no_time_spans(text: str) -> None:
 @pytest.mark.parametrize(
     ("route", "paths"),
     [
-        ("health", ["/health"]),
-        ("done/{token}", ["/done/{token}"]),
-        ("page/{language?}", ["/page", "/page/{language}"]),
+        ("health", ["/health", "/health/"]),
+        ("done/{token}", ["/done/{token}", "/done/{token}/"]),
+        ("page/{language?}", ["/page", "/page/{language}", "/page/", "/page/{language}/"]),
         ("files/{*path}", ["/files/{path:.*}"]),
     ],
 )

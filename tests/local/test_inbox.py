@@ -285,10 +285,23 @@ async def test_messages_come_in_order_by_limit_and_offset_and_can_be_deleted() -
         found = await client.get("/messages?limit=2&offset=2")
         assert found["total"] == 6
         assert [mail["to"][0]["name"] for mail in found["messages"]] == ["Person 2", "Person 3"]
+        found = await client.get("/messages?newest=1&limit=2")
+        assert [mail["number"] for mail in found["messages"]] == [5, 4]
         assert await client.delete("/messages") == 204
         assert await client.get("/messages") == {"total": 0, "messages": []}
         await client.send(a_call(2))
         assert (await client.get("/messages"))["messages"][1]["subject"] == "Reminder for <1>"
+
+
+async def test_the_mails_of_one_recipient_of_a_parcel() -> None:
+    """By index, not by place: whoever was left out leaves a gap."""
+    async with inbox() as client:
+        for parcel, people in (("a", (0, 2)), ("b", (1, 2)), ("a", (2,))):
+            envelopes = [an_envelope(index) for index in people]
+            await client.send(a_call(custom_args={"parcel": parcel}, personalizations=envelopes))
+        found = await client.get("/messages?parcel=a&i=2")
+        assert [mail["number"] for mail in found["messages"]] == [1, 4]
+        assert (await client.get("/messages?parcel=c&i=2"))["total"] == 0
 
 
 # What goes wrong, and what the product's sender makes of it
@@ -388,18 +401,19 @@ async def test_faults_come_in_order_as_often_as_they_say() -> None:
 
 async def test_the_list_pages_and_finds() -> None:
     async with inbox() as client:
-        empty = await client.page("/")
+        assert await client.page("/") == await client.page("/inbox")
+        empty = await client.page("/inbox")
         assert "No mail has come yet" in empty
         await client.send(a_call(30))
-        first, second = await client.page("/"), await client.page("/?page=2")
+        first, second = await client.page("/inbox"), await client.page("/inbox?page=2")
         assert "30 mails" in first
         assert first.index("Person 29") < first.index("Person 28")
         assert ("Person 4<" in first, "Person 4<" in second) == (False, True)
-        found = await client.page("/?q=PERSON7@")
+        found = await client.page("/inbox?q=PERSON7@")
         assert "1 found" in found
         assert 'href="/mails/7"' in found
-        assert "0 found" in await client.page("/?q=%3Cb%3E")
-        assert "Page 2 of 2" in await client.page("/?page=99")
+        assert "0 found" in await client.page("/inbox?q=%3Cb%3E")
+        assert "Page 2 of 2" in await client.page("/inbox?page=99")
 
 
 async def test_a_mail_is_shown_twice_beside_its_text_and_headers() -> None:
@@ -412,6 +426,24 @@ async def test_a_mail_is_shown_twice_beside_its_text_and_headers() -> None:
         await client.page("/mails/2", status=404)
 
 
+async def test_times_are_shown_in_its_zone(tmp_path: Path) -> None:
+    clock = tmp_path / "clock.json"
+    write_clock_file(clock, datetime(2027, 3, 17, 20, tzinfo=UTC))
+    async with inbox(Options(clock_file=clock, zone="Asia/Hong_Kong")) as client:
+        await client.send(a_call())
+        for path in ("/inbox", "/mails/0"):
+            page = await client.page(path)
+            assert '<time datetime="2027-03-18T04:00+08:00">Thu 18 March 2027, 04:00</time>' in page
+
+
+async def test_only_under_a_home_page_do_pages_link_to_it() -> None:
+    for home in (False, True):
+        async with inbox(Options(home=home)) as client:
+            await client.send(a_call())
+            page = await client.page("/mails/0")
+            assert ('href="/mails/0/reader"' in page, 'href="/campaign"' in page) == (home, home)
+
+
 async def test_nothing_in_a_mail_can_act() -> None:
     hostile = "<script>alert(1)</script>"
     content = [{"type": "text/html", "value": f"<html><head></head><body>{hostile}</body></html>"}]
@@ -419,7 +451,7 @@ async def test_nothing_in_a_mail_can_act() -> None:
     async with inbox() as client:
         call = a_call(content=content, subject=hostile, personalizations=[person])
         assert (await client.send(call))[0] == 202
-        for path in ("/", "/mails/0", "/?q=%3Cscript%3E"):
+        for path in ("/inbox", "/mails/0", "/inbox?q=%3Cscript%3E"):
             assert "<script" not in await client.page(path)
             policy = (await client.headers(path))["Content-Security-Policy"]
             assert policy.startswith("default-src 'none'; style-src 'self';")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import sys
 import uuid
 from collections import Counter
@@ -13,6 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -270,6 +272,15 @@ def test_filters_that_are_refused(text: str) -> None:
         (f"{REPORT}/{uuid.uuid4()}", EVENTUAL, 404, "Request_ResourceNotFound"),
         (f"{USERS}/{uuid.uuid4()}/authentication/methods", EVENTUAL, 404,
          "Request_ResourceNotFound"),
+        (f"{USERS}/{uuid.uuid4()}", EVENTUAL, 404, "Request_ResourceNotFound"),
+        (f"{USERS}/nobody@connect.example.edu", EVENTUAL, 404, "Request_ResourceNotFound"),
+        (f"{USERS}('nobody@connect.example.edu')", EVENTUAL, 404, "Request_ResourceNotFound"),
+        (f"{USERS}/$nobody@connect.example.edu", EVENTUAL, 400, "BadRequest"),
+        (f"{USERS}/%24nobody@connect.example.edu", EVENTUAL, 400, "BadRequest"),
+        (f"{USERS}('$nobody@connect.example.edu')", EVENTUAL, 404, "Request_ResourceNotFound"),
+        (f"{USERS}('o%27neil@connect.example.edu')", EVENTUAL, 400, "BadRequest"),
+        (f"{USERS}/{uuid.uuid4()}?$top=1", EVENTUAL, 400, "BadRequest"),
+        (f"{USERS}/{uuid.uuid4()}?$select=shoeSize", EVENTUAL, 400, "BadRequest"),
         ("/v1.0/me", EVENTUAL, 400, "BadRequest"),
     ],
 )  # fmt: skip
@@ -312,6 +323,23 @@ async def test_only_what_is_selected_comes() -> None:
     assert chosen.keys() == {"id", "otherMails"}
     assert usual.keys() >= {"id", "mail", "businessPhones", "userPrincipalName"}
     assert not usual.keys() & {"otherMails", "accountEnabled", "userType", "department"}
+
+
+async def test_a_user_is_found_by_id_and_by_name_in_any_case() -> None:
+    people = [roster(250, 50).person(index) for index in range(300)]
+    guest = next(one for one in people if "#EXT#" in one.user_principal_name)
+    async with tenant() as client:
+        for person in (people[0], people[-1], guest):
+            name = quote(person.user_principal_name)
+            for key in (person.id, person.id.upper(), name, name.upper()):
+                for path in (f"{USERS}/{key}", f"{USERS}('{key}')"):
+                    found = await client.page(f"{path}?$select=id,displayName")
+                    context = found.pop("@odata.context")
+                    assert context.endswith("#users/$entity")
+                    assert found == {"id": person.id, "displayName": person.display_name}
+        usual = await client.page(f"{USERS}/{people[0].id}")
+    assert "otherMails" not in usual
+    assert usual["userPrincipalName"] == people[0].user_principal_name
 
 
 async def test_filtered_users_are_those_for_whom_the_filter_holds() -> None:
@@ -484,6 +512,27 @@ class TestTheProductsDirectory:
                 await reader.read_page(
                     FilteredUsers("accountEnabled eq true"), first["@odata.nextLink"]
                 )
+
+    async def test_finds_users_and_sees_who_registers(self) -> None:
+        async with directory(msgspec.structs.replace(SMALL, others=400)) as (client, reader):
+            people = [roster(250, 400).person(index) for index in range(650)]
+            guest = next(one for one in people if "#EXT#" in one.user_principal_name)
+            late = next(one for one in people if one.reported and one.registers_at == math.inf)
+            for person in (people[0], guest, late):
+                for key in (person.user_principal_name, person.id):
+                    assert await reader.find_user(key) == uuid.UUID(person.id).bytes
+            for key in ("$nobody@connect.example.edu", "o'neil@example.edu", str(uuid.uuid4())):
+                assert await reader.find_user(key) is None
+            id16 = uuid.UUID(late.id).bytes
+            before = await reader.confirm(id16, "methods", "registered")
+            await client.switch(f"/people/{late.id}/register")
+            after = await reader.confirm(id16, "methods", "registered")
+            assert (before, after) == (Registration.UNREGISTERED, Registration.REGISTERED)
+            behind = [await reader.confirm(id16, how, "capable") for how in ("methods", "report")]
+            assert behind == [Registration.UNREGISTERED] * 2
+            nobody = uuid.uuid4().bytes
+            assert await reader.confirm(nobody, "methods", "registered") is None
+            assert await reader.confirm(nobody, "report", "registered") is Registration.UNKNOWN
 
     async def test_meets_a_roster_without_contact_fields(self) -> None:
         async with directory() as (client, reader):

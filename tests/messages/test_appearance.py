@@ -1,20 +1,26 @@
-"""Letters can be read by everyone: structure, colours in both schemes, narrow screens."""
+"""Letters and pages can be read by everyone: structure, colours in both schemes, narrow screens,
+paper."""
 
 from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 from shared.messages.catalogue import MESSAGES
-from shared.messages.rendering import TEMPLATES, Tags, render_letter
+from shared.messages.pages import PAGE_HEADERS, STYLE, render_guide, render_page
+from shared.messages.rendering import Tags, render_letter
+from shared.messages.templating import TEMPLATES
 from shared.rules.campaign import Campaign
 from tests.conftest import missing_tool
 
+GUIDE = "https://mfa.its.hku.hk/guide/en?campaign=hku-alumni-2027"
 FORMS = [(message, after) for after in (False, True) for message in MESSAGES]
 
 CHROMIUM = shutil.which("chromium")
@@ -50,6 +56,7 @@ def render(campaign: Campaign, message: str, after_deadline: bool) -> str:
         message=message,
         language="en",
         after_deadline=after_deadline,
+        guide_url=GUIDE,
         tags=Tags("t0123456789abcdef"),
     ).html
 
@@ -102,6 +109,46 @@ def test_text_has_the_contrast_of_wcag_aaa(text: str, background: str, scheme: s
     )
 
 
+def schemes(style: str) -> list[dict[str, str]]:
+    """The colours of page.css by name: light, dark."""
+    on_screen = style.partition("@media print")[0]
+    return [
+        dict(re.findall(r"--(\w+): (#\w{6})", rules))
+        for rules in re.findall(r":root {([^}]*)}", on_screen)
+    ]
+
+
+def test_pages_have_the_colours_of_letters() -> None:
+    light, _, dark = (
+        (TEMPLATES / "letter.css").read_text().partition("(prefers-color-scheme: dark)")
+    )
+    for names, rules in zip(schemes(STYLE), (light, dark), strict=True):
+        assert len(names) == 8
+        assert set(names.values()) <= set(re.findall(r"#\w{6}", rules))
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    ("text", "background"),
+    [
+        *((text, on) for text in ("ink", "quiet", "link") for on in ("sheet", "tint")),
+        ("accent", "sheet"),
+        ("sheet", "accent"),  # the button
+    ],
+)
+def test_text_of_pages_has_the_contrast_of_wcag_aaa(
+    text: str, background: str, scheme: int
+) -> None:
+    names = schemes(STYLE)[scheme]
+    first, second = (tuple(bytes.fromhex(names[one][1:])) for one in (text, background))
+    assert contrast(first, second) >= 7
+
+
+def test_pages_read_from_right_to_left_where_the_words_do() -> None:
+    """Sides are named by start and end."""
+    assert not re.search(r"\b(left|right)\b", STYLE)
+
+
 def colour(rules: str, selector: str, name: str) -> tuple[int, ...]:
     """The value of one property of one selector, as red, green and blue."""
     for selectors, declarations in re.findall(r"([^{}]+){([^{}]*)}", rules):
@@ -125,23 +172,99 @@ def luminance(colour: tuple[int, ...]) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def test_a_narrow_screen_needs_no_sideways_scrolling_and_asks_the_network_for_nothing(
-    campaign: Campaign, tmp_path: Path
-) -> None:
-    """320 px wide is also what 200 % and 400 % zoom leave of wider screens (WCAG 1.4.10)."""
-    from playwright.sync_api import sync_playwright
-
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         missing_tool("Chromium")
-    file = tmp_path / "letter.html"
-    requests: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        page = browser.new_page(viewport={"width": 320, "height": 640})
-        page.on("request", lambda request: requests.append(request.url))
-        for message, after_deadline in (("announce", False), ("after", True)):
-            file.write_text(render(campaign, message, after_deadline))
-            page.goto(file.as_uri())
-            assert page.evaluate("document.documentElement.scrollWidth") == 320
+        yield browser
         browser.close()
+
+
+def test_a_narrow_screen_needs_no_sideways_scrolling_and_asks_the_network_for_nothing(
+    browser: Browser, campaign: Campaign, tmp_path: Path
+) -> None:
+    """320 px wide is also what 200 % and 400 % zoom leave of wider screens (WCAG 1.4.10)."""
+    file = tmp_path / "letter.html"
+    requests: list[str] = []
+    page = browser.new_page(viewport={"width": 320, "height": 640})
+    page.on("request", lambda request: requests.append(request.url))
+    for message, after_deadline in (("announce", False), ("after", True)):
+        file.write_text(render(campaign, message, after_deadline))
+        page.goto(file.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == 320
+    page.close()
     assert requests == [file.as_uri()] * 2
+
+
+def show(browser: Browser, html: str, *, width: int) -> Page:
+    """A page on a screen so wide, served with its stylesheet under its policy."""
+
+    def answer(route: Route) -> None:
+        is_style = "/assets/page.css" in route.request.url
+        route.fulfill(
+            body=STYLE if is_style else html,
+            content_type="text/css" if is_style else "text/html; charset=utf-8",
+            headers=dict(PAGE_HEADERS),
+        )
+
+    page = browser.new_page(viewport={"width": width, "height": 640})
+    page.route("**/*", answer)
+    page.goto("https://pages.test/")
+    return page
+
+
+@pytest.mark.parametrize("direction", ["ltr", "rtl"])
+@pytest.mark.parametrize("name", ["x" * 200, "جامعة" * 40, "🎓" * 100])
+def test_a_name_without_a_break_stays_on_a_narrow_page(
+    browser: Browser, campaign: Campaign, name: str, direction: str
+) -> None:
+    institution = campaign.institution.model_copy(
+        update={"name": {"en": name}, "official_page": f"https://its.hku.hk/{'x' * 300}"}
+    )
+    strange = campaign.model_copy(update={"institution": institution})
+    html = render_guide(strange, language="en", after_deadline=False)
+    page = show(browser, html.replace('dir="ltr"', f'dir="{direction}"'), width=320)
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+    beyond = """[...document.querySelectorAll("body *")].filter((element) => {
+        const { left, right } = element.getBoundingClientRect();
+        return left < 0 || right > 320;
+    }).length"""
+    assert page.evaluate(beyond) == 0
+    page.close()
+
+
+def test_the_guide_prints_in_black_on_white_and_few_sheets(
+    browser: Browser, campaign: Campaign
+) -> None:
+    for after_deadline, most_sheets in ((False, 3), (True, 2)):
+        html = render_guide(campaign, language="en", after_deadline=after_deadline)
+        page = show(browser, html, width=660)
+        page.emulate_media(media="print", color_scheme="dark")
+        seen = page.evaluate(
+            """[...new Set([...document.querySelectorAll("*")].flatMap((element) => {
+                const { color, backgroundColor } = getComputedStyle(element);
+                return [color, backgroundColor];
+            }))].sort()"""
+        )
+        assert seen == ["rgb(0, 0, 0)", "rgb(255, 255, 255)", "rgba(0, 0, 0, 0)"]
+        pdf = page.pdf(format="A4")
+        assert 1 <= len(re.findall(rb"/Type /Page\b", pdf)) <= most_sheets
+        breaks = "[...document.querySelectorAll('li')].map((e) => getComputedStyle(e).breakInside)"
+        assert set(page.evaluate(breaks)) <= {"avoid"}
+        page.close()
+
+
+def test_paper_shows_where_links_lead_and_no_button(browser: Browser, campaign: Campaign) -> None:
+    html = render_page(
+        "done_ask", campaign=campaign, language="en", after_deadline=False, guide_url=GUIDE
+    )
+    page = show(browser, html, width=660)
+    page.emulate_media(media="print")
+    assert not page.locator("button").is_visible()
+    behind = "getComputedStyle(document.querySelector('main a'), '::after').content"
+    assert GUIDE in page.evaluate(behind)
+    in_full = "getComputedStyle(document.querySelector('footer a'), '::after').content"
+    assert page.evaluate(in_full) == "none"
+    page.close()

@@ -18,6 +18,7 @@ from shared.messages.rendering import Letter, Tags, personal_values, render_lett
 from shared.rules.campaign import Campaign
 
 TAGS = Tags("t0123456789abcdef")
+GUIDE = "https://mfa.its.hku.hk/guide/en?campaign=hku-alumni-2027"
 DONE = "https://mfa.its.hku.hk/done?t=A_b-1&x=2"
 UNSUBSCRIBE = "https://mfa.its.hku.hk/unsubscribe?t=C_d-3"
 ACCOUNT = "u3512347@connect.hku.hk"
@@ -29,7 +30,12 @@ def render(
     campaign: Campaign, message: str = "announce", *, after_deadline: bool = False
 ) -> Letter:
     return render_letter(
-        campaign, message=message, language="en", after_deadline=after_deadline, tags=TAGS
+        campaign,
+        message=message,
+        language="en",
+        after_deadline=after_deadline,
+        guide_url=GUIDE,
+        tags=TAGS,
     )
 
 
@@ -129,7 +135,14 @@ def test_an_unknown_message_or_language_names_the_fix(campaign: Campaign) -> Non
     with pytest.raises(SetupFault, match="use one of announce, reminder, last-call, after"):
         render(campaign, "farewell")
     with pytest.raises(SetupFault, match="use one of en"):
-        render_letter(campaign, message="announce", language="tlh", after_deadline=False, tags=TAGS)
+        render_letter(
+            campaign,
+            message="announce",
+            language="tlh",
+            after_deadline=False,
+            guide_url=GUIDE,
+            tags=TAGS,
+        )
 
 
 # What a letter is made of
@@ -224,7 +237,7 @@ NAMES = [
     # display name, greeting in HTML, greeting in text
     ("Chan Tai Man", "Hello <bdi>Chan Tai Man</bdi>,", "Hello Chan Tai Man,"),
     ("陳大文", "Hello <bdi>陳大文</bdi>,", "Hello 陳大文,"),
-    ("O'Brien & Söhne", "Hello <bdi>O&#x27;Brien &amp; Söhne</bdi>,", "Hello O'Brien & Söhne,"),
+    ("O'Brien & Söhne", "Hello <bdi>O&#39;Brien &amp; Söhne</bdi>,", "Hello O'Brien & Söhne,"),
     ("<b>", "Hello <bdi>&lt;b&gt;</bdi>,", "Hello <b>,"),
     ("</td><script>", "Hello <bdi>&lt;/td&gt;&lt;script&gt;</bdi>,", "Hello </td><script>,"),
     ("=cmd", "Hello <bdi>=cmd</bdi>,", "Hello =cmd,"),

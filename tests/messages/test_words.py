@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
 
-from shared.messages.catalogue import GENERAL, MESSAGES, REGISTRATION
+from shared.messages.catalogue import GENERAL, MESSAGES, PAGES, REGISTRATION
+from shared.messages.lines import slots_named
+from shared.messages.rendering import PERSONAL
+from shared.messages.slots import campaign_slots
 from shared.messages.words import LANGUAGES, load_words
+from shared.rules.campaign import Campaign
 
 
 def test_there_is_english() -> None:
@@ -20,6 +25,31 @@ def test_a_language_has_all_that_the_catalogue_names_and_nothing_else(language: 
     assert set(words.messages) == set(MESSAGES)
     assert set(words.key_facts) == {REGISTRATION.name, GENERAL.name}
     assert set(words.sections) == {*REGISTRATION.sections, *GENERAL.sections}
+    assert set(words.pages) == set(PAGES)
+    for guide in (REGISTRATION, GENERAL):
+        assert set(guide.next_steps) <= set(guide.sections)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_line_names_slots_that_there_are(campaign: Campaign, language: str) -> None:
+    """A page leaves out what names a slot that it has not: a typing mistake would go unseen."""
+    words = load_words(language)
+    common = {*campaign_slots(campaign, words, language), "guide"}
+    of_mails = {*common, *PERSONAL}
+    assert slots_in([words.messages, words.key_facts, words.closing]) <= of_mails
+    assert slots_in([words.sections, words.page_frame, words.pages]) <= common
+    for page in words.pages.values():
+        assert not slots_in([page.title, page.button])
+        assert any(not slots_in([line]) for line in page.text)
+
+
+def slots_in(words: object) -> set[str]:
+    """The slots that any text in this part of the words names."""
+    if isinstance(words, str):
+        return {*slots_named(words)}
+    parts = msgspec.to_builtins(words)
+    inner = parts.values() if isinstance(parts, dict) else parts
+    return set().union(*map(slots_in, inner))
 
 
 def test_the_steps_that_the_english_words_point_to_are_those_meant() -> None:

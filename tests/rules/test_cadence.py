@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from shared.clock import CampaignTime
-from shared.rules.cadence import Due, Schedule, build_schedule, due_touch, kept_hours
+from shared.rules.cadence import Due, Schedule, build_schedule, due_anyway, due_touch, kept_hours
 from shared.rules.calendar import nearest_open_day, open_hours, window_open
 from shared.rules.campaign import Allowed, Campaign, Sending, Step, Window, parse_campaign
 
@@ -280,6 +280,34 @@ def test_what_is_due(
     last_touch_at = at(last_touch) if last_touch else None
     due = due_touch(build_schedule(EXAMPLE), had, last_touch_at, at(now))
     assert expected == (due and (due.touch.touch, told(due.not_before), told(due.not_after)))
+
+
+# What is due to someone who says that they have registered: (had so far, now) -> touch
+
+ANYWAY: list[tuple[str, set[str], str, str | None]] = [
+    ("nothing long before", set(), "Wed 2027-03-17 10:00", None),
+    ("nothing yet, 49 hours before the last one", set(), "Sun 2027-03-28 08:00", None),
+    ("the last one before the deadline", set(), "Sun 2027-03-28 09:00", "last-call"),
+    ("also where an earlier one could be caught up with", {"announce"}, "Mon 2027-03-29 10:00",
+     "last-call"),
+    ("on its day", {"week"}, "Tue 2027-03-30 10:00", "last-call"),
+    ("not twice", {"last-call"}, "Tue 2027-03-30 10:00", None),
+    ("nothing after the deadline", set(), "Mon 2027-04-05 10:00", None),
+]  # fmt: skip
+
+
+@pytest.mark.invariant(4)
+@pytest.mark.parametrize(("_why", "had", "now", "expected"), ANYWAY)
+def test_what_is_due_anyway(_why: str, had: set[str], now: str, expected: str | None) -> None:
+    due = due_anyway(build_schedule(EXAMPLE), had, None, at(now))
+    assert expected == (due and due.touch.touch)
+
+
+def test_where_all_touches_come_after_the_deadline_none_is_due_anyway() -> None:
+    schedule = build_schedule(campaign_with(after(3), after(10)))
+    assert schedule.last_before is None
+    assert due_touch(schedule, set(), None, at("Mon 2027-04-05 10:00")) is not None
+    assert due_anyway(schedule, set(), None, at("Mon 2027-04-05 10:00")) is None
 
 
 @pytest.mark.invariant(9)

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.rules.registration import (
+    LIVE_MFA_METHODS,
+    LIVE_OTHER_METHODS,
     MFA_METHODS,
     OTHER_METHODS,
     TEMPORARY_ACCESS_PASS,
@@ -17,6 +19,7 @@ from shared.rules.registration import (
     DoneWhen,
     Registration,
     ReportRow,
+    decide_methods,
     decide_registration,
     exclusion,
     pack_registration,
@@ -159,6 +162,60 @@ def test_packed_answers_keep_their_meaning() -> None:
 def test_no_method_type_is_both() -> None:
     assert MFA_METHODS.isdisjoint(OTHER_METHODS)
     assert TEMPORARY_ACCESS_PASS in OTHER_METHODS
+
+
+# The live methods of an account, without what every type begins and ends with; the answer.
+LIVE: list[tuple[list[str], Registration]] = [
+    ([], UNREGISTERED),
+    (["password"], UNREGISTERED),
+    (["password", "email"], UNREGISTERED),
+    (["password", "securityQuestion"], UNREGISTERED),
+    (["password", "qrCodePin"], UNREGISTERED),
+    (["password", "temporaryAccessPass"], UNREGISTERED),
+    (["password", "phone"], REGISTERED),
+    (["password", "microsoftAuthenticator"], REGISTERED),
+    (["passwordlessMicrosoftAuthenticator"], REGISTERED),
+    (["password", "softwareOath"], REGISTERED),
+    (["password", "hardwareOath"], REGISTERED),
+    (["fido2"], REGISTERED),
+    (["windowsHelloForBusiness"], REGISTERED),
+    (["platformCredential"], REGISTERED),
+    (["password", "external"], REGISTERED),
+    (["password", "temporaryAccessPass", "phone"], REGISTERED),
+    (["password", "phone", "phone"], REGISTERED),
+    # of another year
+    (["laterYear"], UNRECOGNISED),
+    (["password", "email", "laterYear"], UNRECOGNISED),
+    (["temporaryAccessPass", "laterYear"], UNRECOGNISED),
+    (["laterYear", "fido2"], REGISTERED),
+]
+
+
+@pytest.mark.invariant(3)
+@pytest.mark.parametrize(("names", "answer"), LIVE)
+def test_live_methods_decide_by_their_types(names: list[str], answer: Registration) -> None:
+    types = [f"#microsoft.graph.{name}AuthenticationMethod" for name in names]
+    assert decide_methods(types) is answer
+    assert decide_methods(reversed(types)) is answer
+
+
+@pytest.mark.invariant(3)
+@pytest.mark.parametrize("odd", ["", "phone", "#microsoft.graph.authenticationMethod", "#x.phone"])
+def test_what_is_no_type_that_we_know_is_no_proof_either_way(odd: str) -> None:
+    assert decide_methods([odd]) is UNRECOGNISED
+
+
+@pytest.mark.invariant(3)
+@given(st.sets(st.sampled_from(sorted(LIVE_OTHER_METHODS))), st.sets(st.text(max_size=8)))
+def test_without_a_factor_that_we_know_nobody_is_registered(
+    others: set[str], unknown: set[str]
+) -> None:
+    assert decide_methods(others | unknown) is (UNRECOGNISED if unknown else UNREGISTERED)
+    assert decide_methods([*others, *unknown, min(LIVE_MFA_METHODS)]) is REGISTERED
+
+
+def test_no_live_type_is_both() -> None:
+    assert LIVE_MFA_METHODS.isdisjoint(LIVE_OTHER_METHODS)
 
 
 def test_a_report_row_is_read_as_graph_writes_it() -> None:

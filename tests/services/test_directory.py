@@ -1,4 +1,4 @@
-"""Microsoft Graph over real HTTP: pages, and every bad answer that we know of.
+"""Microsoft Graph over real HTTP: pages, single accounts, and every bad answer that we know of.
 
 The servers here are small aiohttp applications on loopback, each with one trait of Graph's.
 """
@@ -30,10 +30,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from shared.errors import NudgeError, RetryLater, SetupFault, SkipTokenExpired
-from shared.rules.registration import Registration, unpack_registration
+from shared.rules.registration import DoneWhen, Registration, unpack_registration
 from shared.services.directory import (
     ROSTER_FIELDS,
     Auth,
+    Confirm,
     Directory,
     FilteredUsers,
     GroupMembers,
@@ -447,11 +448,11 @@ BAD: list[
     ("nothing", USERS, None, 200, {}, "", RetryLater, ["not JSON", "0 bytes"], None),
     ("broken off", USERS, None, 200, {}, json.dumps(page([{"displayName": "Pat"}]))[:-9],
      RetryLater, ["breaks off"], None),
-    ("no page", USERS, None, 200, {}, '{"status": "ok"}', RetryLater, ["not a page"], None),
-    ("no rows", USERS, None, 200, {}, '{"value": null}', RetryLater, ["not a page"], None),
-    ("no object", REPORT, None, 200, {}, "[]", RetryLater, ["not a page"], None),
+    ("no page", USERS, None, 200, {}, '{"status": "ok"}', RetryLater, ["not what was asked"], None),
+    ("no rows", USERS, None, 200, {}, '{"value": null}', RetryLater, ["not what was asked"], None),
+    ("no object", REPORT, None, 200, {}, "[]", RetryLater, ["not what was asked"], None),
     ("link is no text", USERS, None, 200, {}, '{"value": [], "@odata.nextLink": 1}',
-     RetryLater, ["not a page"], None),
+     RetryLater, ["not what was asked"], None),
     ("no content", REPORT, None, 204, {}, "", SetupFault, ["204"], None),
 ]  # fmt: skip
 
@@ -565,6 +566,190 @@ async def test_after_a_broken_connection_the_next_page_is_read() -> None:
         with pytest.raises(RetryLater):
             await directory.read_page(REPORT)
         assert (await directory.read_page(REPORT)).rows == []
+
+
+# One account
+
+PERSON = uuid.UUID("0a000000-0000-4000-8000-0000000000ff")
+METHODS_PATH = f"/v1.0/users/{PERSON}/authentication/methods"
+NAME = "pat.o'example+1#EXT#@connect.example.edu"
+
+type Question = Callable[[Directory], Awaitable[object]]
+
+
+def find(key: str = NAME) -> Question:
+    return lambda directory: directory.find_user(key)
+
+
+def confirm(how: Confirm, done_when: DoneWhen = "registered") -> Question:
+    return lambda directory: directory.confirm(PERSON.bytes, how, done_when)
+
+
+FIND, METHODS, ROW = find(), confirm("methods"), confirm("report")
+
+
+async def ask(handler: Handler, question: Question, **more: Any) -> Any:
+    async with running(handler) as tenant, directory_of(tenant.base_url, **more) as directory:
+        return await question(directory)
+
+
+def methods(*names: str) -> Json:
+    types = [f"#microsoft.graph.{name}AuthenticationMethod" for name in names]
+    return page([{"@odata.type": type, "id": an_id(1), "phoneNumber": "+1"} for type in types])
+
+
+@pytest.mark.parametrize(
+    ("question", "target"),
+    [
+        (METHODS, METHODS_PATH),
+        (ROW, f"{REPORT_PATH}/{PERSON}"),
+        (confirm("report", "capable"), f"{REPORT_PATH}/{PERSON}"),
+        # methods cannot tell what policy lets the person use
+        (confirm("methods", "capable"), f"{REPORT_PATH}/{PERSON}"),
+        (find("u1@connect.example.edu"), "/v1.0/users('u1%40connect.example.edu')?$select=id"),
+        (find(str(PERSON)), f"/v1.0/users('{PERSON}')?$select=id"),
+        (find("a_b.example#EXT#@x.edu"), "/v1.0/users('a_b.example%23EXT%23%40x.edu')?$select=id"),
+        (find("o'neil@x.edu"), "/v1.0/users('o%27%27neil%40x.edu')?$select=id"),
+        (find("a+b@x.edu"), "/v1.0/users('a%2Bb%40x.edu')?$select=id"),
+        (find("$a@x.edu"), "/v1.0/users('%24a%40x.edu')?$select=id"),
+        (find("../a?b=c&d/e%2Ff\\g@x"),
+         "/v1.0/users('..%2Fa%3Fb%3Dc%26d%2Fe%252Ff%5Cg%40x')?$select=id"),
+        (find("陳@x"), "/v1.0/users('%E9%99%B3%40x')?$select=id"),
+        (find("')/memberOf('@x"), "/v1.0/users('%27%27%29%2FmemberOf%28%27%27%40x')?$select=id"),
+    ],
+)  # fmt: skip
+async def test_one_account_is_asked_for_as_documented(question: Question, target: str) -> None:
+    answer = {"id": str(PERSON), "value": []}
+    async with running(always(answer)) as tenant, directory_of(tenant.base_url) as directory:
+        await question(directory)
+    (request,) = tenant.requests
+    assert (request.method, request.raw_path) == ("GET", target)
+
+
+@pytest.mark.invariant(3)
+@pytest.mark.parametrize(
+    ("question", "answer", "expected"),
+    [
+        (METHODS, methods(), Registration.UNREGISTERED),
+        (METHODS, methods("password", "email"), Registration.UNREGISTERED),
+        (METHODS, methods("password", "phone"), Registration.REGISTERED),
+        (METHODS, methods("password", "laterYear"), Registration.UNRECOGNISED),
+        (METHODS, page([{"id": an_id(1)}]), Registration.UNRECOGNISED),
+        (ROW, {"isMfaRegistered": True, "isMfaCapable": False}, Registration.REGISTERED),
+        (ROW, {"isMfaRegistered": False, "isMfaCapable": True}, Registration.UNREGISTERED),
+        (confirm("report", "capable"), {"isMfaRegistered": True, "isMfaCapable": False},
+         Registration.UNREGISTERED),
+        (confirm("methods", "capable"), {"isMfaRegistered": False, "isMfaCapable": True},
+         Registration.REGISTERED),
+        (ROW, {"isMfaRegistered": False, "methodsRegistered": ["laterYear"]},
+         Registration.UNRECOGNISED),
+        (ROW, {"id": str(PERSON)}, Registration.UNKNOWN),
+        (FIND, {"id": str(PERSON).upper(), "field": [1]}, PERSON.bytes),
+    ],
+)  # fmt: skip
+async def test_what_is_said_of_one_account(
+    question: Question, answer: Json, expected: object
+) -> None:
+    assert await ask(always(answer), question) == expected
+
+
+@pytest.mark.invariant(3)
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [(METHODS, None), (FIND, None), (ROW, Registration.UNKNOWN)],
+    ids=["methods", "find", "report"],
+)
+async def test_an_account_that_is_not_there(question: Question, expected: object) -> None:
+    """The report lacks accounts that exist: a missing row is unknown, never an account less."""
+    assert await ask(always(NOT_FOUND, status=404), question) is expected
+
+
+async def test_a_name_that_can_be_nobodys_is_nobodys() -> None:
+    assert await ask(always(error("Request_BadRequest"), status=400), FIND) is None
+
+
+QUESTIONS: dict[str, tuple[Question, str]] = {
+    "find": (FIND, "User.Read.All"),
+    "methods": (METHODS, "UserAuthenticationMethod.Read.All"),
+    "report": (ROW, "AuditLog.Read.All"),
+}
+
+# What is answered, the error, words in its text ({0} is the permission), after.
+BAD_ANSWERS: list[
+    tuple[int, dict[str, str], Json | str, type[NudgeError], list[str], float | None]
+] = [
+    (401, {}, error("InvalidAuthenticationToken"), SetupFault, ["401", "{0}", "GRAPH_AUTH"], None),
+    (403, {}, DENIED, SetupFault, ["403", "Authorization_RequestDenied", "{0}", "consent"], None),
+    (403, {}, "", SetupFault, ["{0}"], None),
+    (403, {}, error(PREMIUM), SetupFault, ["P1 or P2"], None),
+    # a wrong address has no accounts at all, which says nothing of this one
+    (404, {}, HTML, SetupFault, ["404", "GRAPH_BASE_URL"], None),
+    (404, {}, "", SetupFault, ["404", "GRAPH_BASE_URL"], None),
+    (400, {}, error("BadRequest"), SetupFault, ["400", "BadRequest"], None),
+    (302, {"Location": "https://login.example.org/"}, "", SetupFault, ["302"], None),
+    (204, {}, "", SetupFault, ["204"], None),
+    (408, {}, "", RetryLater, ["408"], None),
+    (429, {"Retry-After": "7"}, error("TooManyRequests"), RetryLater, ["429"], 7),
+    (429, {}, "", RetryLater, ["429"], None),
+    (500, {}, error("InternalServerError"), RetryLater, ["500"], None),
+    (502, {"Content-Type": "text/html"}, HTML, RetryLater, ["502"], None),
+    (503, {"Retry-After": "120"}, error("serviceNotAvailable"), RetryLater, ["503"], 120),
+    (200, {"Content-Type": "text/html"}, HTML, RetryLater, ["not JSON", "text/html"], None),
+    (200, {}, "", RetryLater, ["not JSON"], None),
+    (200, {}, '{"id": "0a0', RetryLater, ["breaks off"], None),
+    (200, {}, "[]", RetryLater, ["not what was asked"], None),
+    (200, {}, '{"id": 5, "value": 5, "isMfaRegistered": 5}', RetryLater,
+     ["not what was asked"], None),
+]  # fmt: skip
+
+
+@pytest.mark.invariant(3)
+@pytest.mark.parametrize(("question", "permission"), QUESTIONS.values(), ids=QUESTIONS)
+@pytest.mark.parametrize(
+    "case", BAD_ANSWERS, ids=[f"{n}: {case[0]}" for n, case in enumerate(BAD_ANSWERS)]
+)
+async def test_a_bad_answer_about_one_account(
+    question: Question, permission: str, case: Any
+) -> None:
+    status, headers, body, expected, words, after = case
+    with pytest.raises(NudgeError) as caught:
+        await ask(always(body, status=status, headers=headers), question)
+    assert type(caught.value) is expected
+    text = str(caught.value)
+    for word in words:
+        assert word.format(permission) in text
+    if isinstance(caught.value, RetryLater):
+        assert caught.value.after == after
+    for personal in ("pat", "Pat", "example", str(PERSON)):
+        assert personal not in text
+
+
+@pytest.mark.parametrize("body", ['{"id": "not-a-guid"}', '{"id": ""}', '{"id": null}', "{}"])
+async def test_a_user_without_an_object_id_is_no_answer(body: str) -> None:
+    with pytest.raises(RetryLater, match="not what was asked"):
+        await ask(always(body), FIND)
+
+
+@pytest.mark.parametrize("question", [FIND, METHODS, ROW], ids=["find", "methods", "report"])
+@pytest.mark.parametrize(
+    ("handler", "words"),
+    [(reset, "connection"), (cut_off, "connection"), (hang, "in time"), (trickle, "in time")],
+    ids=["reset", "cut off", "hang", "trickle"],
+)
+async def test_a_broken_connection_is_told_to_who_waits(
+    question: Question, handler: Handler, words: str
+) -> None:
+    with pytest.raises(RetryLater, match=words) as caught:
+        await ask(handler, question, timeout=60, lookup_timeout=0.2)
+    assert "pat" not in str(caught.value)
+
+
+@pytest.mark.invariant(6)
+async def test_the_log_names_no_account(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    await ask(always({"id": str(PERSON)}), FIND)
+    await ask(always(NOT_FOUND, status=404), FIND)
+    assert "pat" not in caplog.text
 
 
 # Links and tokens stay at home

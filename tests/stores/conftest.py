@@ -65,7 +65,7 @@ async def relayed(
     async with relaying(connection_string, "Table") as (through, relay):
         other = StorageAccount(StorageSettings(connection_string=through), clock)
         table = Table(other.table(NAMES.tables.ledger))
-        yield Relayed(relay, table, Ledger(table, clock), People(table))
+        yield Relayed(relay, table, Ledger(table, clock), People(table, clock))
         await other.close()
 
 

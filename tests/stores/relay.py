@@ -1,7 +1,8 @@
-"""A relay in front of one storage service that can lose an answer.
+"""A relay in front of one storage service that can lose an answer, or stand before a service that
+does not answer at all.
 
-What the service did stands; only the caller is not told. The SDK sends the request again, and the
-write meets itself.
+Where an answer is lost, what the service did stands; only the caller is not told. The SDK sends the
+request again, and the write meets itself.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ class Relay:
         sizes: bytes of each request's body that changed something, in order.
         received: bytes of all answers.
         lost: how many answers were lost.
+        busy: whether the service says 503 to everything.
     """
 
     def __init__(self, target: str, http: aiohttp.ClientSession) -> None:
         self.sizes: list[int] = []
         self.received = 0
         self.lost = 0
+        self.busy = False
         self._target = target
         self._http = http
         self._loss: Loss | None = None
@@ -45,6 +48,8 @@ class Relay:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
+        if self.busy:
+            return web.Response(status=503)
         async with self._http.request(
             request.method,
             f"{self._target}{request.raw_path}",

@@ -17,6 +17,7 @@ from shared.errors import Superseded
 from shared.rules.guards import ShardCounts
 from shared.rules.parcels import Parcel, State
 from shared.stores.parcels import (
+    Changes,
     Fence,
     Ledger,
     PlanningRun,
@@ -193,7 +194,7 @@ async def test_a_planner_that_lost_the_fence_can_write_nothing(
     with pytest.raises(Superseded):
         await step(slow, there)
     assert await all_of(ledger) == there
-    assert await ledger.read_changes(CAMPAIGN, SHARD, PLANNED_FROM) == {}
+    assert await ledger.read_changes(CAMPAIGN, SHARD, PLANNED_FROM) == Changes()
     assert (await fence_of(ledger)).run == "fast"
 
 
@@ -526,11 +527,12 @@ async def test_changes_tell_who_since_when(ledger: Ledger, clock: SystemClock) -
     clock.observe_storage(start + timedelta(minutes=10))
     await run.note_changes([person(2), person(3)])
     early, late = (StorageTime(start + timedelta(minutes=minutes)) for minutes in (-1, 5))
-    everybody = await ledger.read_changes(CAMPAIGN, SHARD, early)
+    everybody = (await ledger.read_changes(CAMPAIGN, SHARD, early)).left_out
     assert set(everybody) == {person(1), person(2), person(3)}
     assert everybody[person(1)] < late < everybody[person(2)], "the newest change of each"
-    assert set(await ledger.read_changes(CAMPAIGN, SHARD, late)) == {person(2), person(3)}
-    assert await ledger.read_changes(CAMPAIGN, SHARD + 1, early) == {}
+    later = await ledger.read_changes(CAMPAIGN, SHARD, late)
+    assert (set(later.left_out), later.reported) == ({person(2), person(3)}, {})
+    assert await ledger.read_changes(CAMPAIGN, SHARD + 1, early) == Changes()
 
 
 async def test_old_changes_are_deleted_and_nothing_else(
@@ -545,7 +547,8 @@ async def test_old_changes_are_deleted_and_nothing_else(
     await people.remember_bad(CAMPAIGN, SHARD, [(person(1), bytes(16))])
     middle = StorageTime(start + timedelta(minutes=5))
     assert await ledger.delete_changes(CAMPAIGN, SHARD, middle) == 150
-    assert set(await ledger.read_changes(CAMPAIGN, SHARD, start)) == {person(200)}
+    left = await ledger.read_changes(CAMPAIGN, SHARD, start)
+    assert set(left.left_out) == {person(200)}
     assert await all_of(ledger) == there
     assert set(await people.read_shard(CAMPAIGN, SHARD)) == {person(1)}
     assert (await fence_of(ledger)).run == "run1"

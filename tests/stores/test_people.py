@@ -1,14 +1,17 @@
-"""What is remembered of people: that an address did not work, and not which address."""
+"""What is remembered of people: that an address did not work, and not which address; what they, or
+others, have said of them."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from shared.clock import StorageTime
 from shared.rules.contact import address_key
-from shared.stores.parcels import Ledger, partition_of
+from shared.stores.parcels import Changes, Ledger, partition_of
 from shared.stores.people import People, Person
 from shared.stores.table import Table
 from tests.stores.conftest import Relayed
@@ -75,6 +78,75 @@ async def test_the_ledger_holds_a_keyed_hash_and_no_address(people: People, tabl
     assert row["RowKey"] == f"person|{person(1).hex()}"
     assert row["bad"] == OLD
     assert address_key(b"another key, of another campaign", "old@example.org") != OLD
+
+
+# completions and opt-outs
+
+EVER = StorageTime(datetime(2000, 1, 1, tzinfo=UTC))
+
+
+async def test_a_completion_is_remembered_with_its_evidence_and_dispatch_is_told(
+    people: People, ledger: Ledger
+) -> None:
+    await people.remember_completed(CAMPAIGN, SHARD, [person(1)], "confirmed", "methods")
+    await people.remember_completed(CAMPAIGN, SHARD, [person(2)], "reported", "by themselves")
+    await people.remember_opted_out(CAMPAIGN, SHARD, person(3))
+    found = await people.read_shard(CAMPAIGN, SHARD)
+    assert {
+        who: (bool(one.confirmed_at), one.evidence, bool(one.reported_at), bool(one.opted_out_at))
+        for who, one in found.items()
+    } == {
+        person(1): (True, "methods", False, False),
+        person(2): (False, "", True, False),
+        person(3): (False, "", False, True),
+    }
+    changes = await ledger.read_changes(CAMPAIGN, SHARD, EVER)
+    assert set(changes.left_out) == {person(1), person(3)}
+    assert set(changes.reported) == {person(2)}
+    assert await ledger.read_changes("alumni-2028", SHARD, EVER) == Changes()
+
+
+async def test_the_same_said_twice_is_the_same(people: People) -> None:
+    for _ in range(2):
+        await people.remember_completed(CAMPAIGN, SHARD, [person(1)], "confirmed", "methods")
+        await people.remember_opted_out(CAMPAIGN, SHARD, person(1))
+    (one,) = (await people.read_shard(CAMPAIGN, SHARD)).values()
+    assert one.confirmed_at
+    assert one.opted_out_at
+
+
+async def test_nobody_overwrites_what_another_remembers(people: People) -> None:
+    hashes = [bytes([number]) * 16 for number in range(4)]
+    await asyncio.gather(
+        people.remember_completed(CAMPAIGN, SHARD, [person(1)], "confirmed", "methods"),
+        people.remember_completed(CAMPAIGN, SHARD, [person(1)], "reported", "by themselves"),
+        people.remember_opted_out(CAMPAIGN, SHARD, person(1)),
+        *(people.remember_bad(CAMPAIGN, SHARD, [(person(1), one)]) for one in hashes),
+    )
+    (one,) = (await people.read_shard(CAMPAIGN, SHARD)).values()
+    assert one.bad == frozenset(hashes)
+    assert one.confirmed_at
+    assert one.reported_at
+    assert one.opted_out_at
+
+
+async def test_many_at_once_are_all_remembered(people: People, ledger: Ledger) -> None:
+    everybody = [person(number) for number in range(120)]
+    await people.remember_completed(CAMPAIGN, SHARD, everybody, "confirmed", "callback")
+    assert set(await people.read_shard(CAMPAIGN, SHARD)) == set(everybody)
+    changes = await ledger.read_changes(CAMPAIGN, SHARD, EVER)
+    assert set(changes.left_out) == set(everybody)
+
+
+@pytest.mark.parametrize("how", ["cut off", "unavailable"])
+async def test_a_fact_that_met_itself_is_no_trouble(
+    relayed: Relayed, people: People, how: Any
+) -> None:
+    relayed.relay.lose_next_answer(how)
+    await relayed.people.remember_opted_out(CAMPAIGN, SHARD, person(1))
+    assert relayed.relay.lost == 1
+    (one,) = (await people.read_shard(CAMPAIGN, SHARD)).values()
+    assert one.opted_out_at
 
 
 async def test_people_and_parcels_do_not_meet(people: People, ledger: Ledger) -> None:

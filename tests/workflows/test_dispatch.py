@@ -24,13 +24,14 @@ from shared.services.senders import Envelope, Outcome, Prepared, Unsendable
 from shared.services.senders.sendgrid import SendGrid
 from shared.stores.names import NAMES
 from shared.stores.outbox import OutboxDamaged
-from shared.stores.parcels import change_row, partition_of, to_text
+from shared.stores.parcels import ChangeKind, change_row, partition_of, to_text
 from shared.stores.queues import hand_out_from
 from shared.stores.table import Table, Write
 from shared.workflows.dispatch import DispatchWorkflow, SendingSettings
 from tests.graph import Someone
 from tests.sending import (
     AGES,
+    EARLY,
     Desk,
     LossyTable,
     alarms_of,
@@ -91,11 +92,13 @@ def app_with(desk: Desk, sender: Any) -> DispatchWorkflow:
     )
 
 
-async def note_change(desk: Desk, parcel: Parcel, person: bytes, at: datetime) -> None:
+async def note_change(
+    desk: Desk, parcel: Parcel, person: bytes, at: datetime, kind: ChangeKind = "completed"
+) -> None:
     """The row that tells dispatch that somebody completed, opted out or was left out."""
     table = Table(desk.app.account.table(NAMES.tables.ledger))
     partition = partition_of(parcel.campaign, parcel.shard)
-    await table.write(Write("put", change_row(partition, to_text(at), person)))
+    await table.write(Write("put", change_row(partition, to_text(at), person, kind)))
 
 
 def number_of(person: bytes) -> int:
@@ -768,6 +771,57 @@ async def test_a_parcel_of_which_nobody_is_left_is_cancelled(desk: Desk) -> None
     assert (parcel.state, parcel.reason) == (State.CLOSED, "cancelled")
     assert desk.provider.calls == []
     assert await desk.unreached() == {}
+
+
+LAST_CALL = FORTNIGHT.replace(month=3, day=30)
+"""The day of the last touch before the deadline; FORTNIGHT is that of an earlier one."""
+
+
+@pytest.mark.invariant(4)
+@pytest.mark.parametrize(
+    ("kind", "day", "written_to"),
+    [
+        ("completed", FORTNIGHT, False),
+        ("opted_out", FORTNIGHT, False),
+        ("left_out", FORTNIGHT, False),
+        ("reported", FORTNIGHT, False),
+        ("completed", LAST_CALL, False),
+        ("opted_out", LAST_CALL, False),
+        ("left_out", LAST_CALL, False),
+        ("reported", LAST_CALL, True),
+    ],
+)
+async def test_the_last_touch_before_the_deadline_goes_to_whoever_only_says_that_they_are_done(
+    desk: Desk, kind: ChangeKind, day: datetime, written_to: bool
+) -> None:
+    (planned,) = await desk.plan(in_one_shard(2), at=day - timedelta(hours=2))
+    desk.move_clock(day)
+    (_, first), (_, second) = planned.people()
+    await note_change(desk, planned, first, desk.clock.storage_now(), kind)
+    await desk.send_due()
+    (call,) = desk.provider.calls
+    assert call.indices == ([0, 1] if written_to else [1])
+    assert number_of(second) == 16
+
+
+@pytest.mark.invariant(4)
+async def test_what_somebody_said_before_the_sweep_no_longer_silences(desk: Desk) -> None:
+    """The sweep has looked since, and the directory shows nothing; also where all of it took less
+    than the ten minutes from which on changes are read."""
+    everybody = in_one_shard(3)
+    await desk.plan(everybody)
+    stores, ids = desk.app.stores, [one.id16 for one in everybody]
+    await stores.people.remember_completed(NAME, 0, ids[:1], "reported", "by themselves")
+    desk.clock.let_pass(seconds=5)
+    desk.move_clock(EARLY)
+    await desk.world.sweep()
+    desk.move_clock(FORTNIGHT)
+    desk.clock.let_pass(seconds=5)
+    await stores.people.remember_completed(NAME, 0, ids[1:2], "reported", "by themselves")
+    await desk.send_due()
+    (call,) = desk.provider.calls
+    assert sorted(number_of(person) for _, person in call.row.people()) == [0, 16, 32]
+    assert call.indices == [0, 2]
 
 
 # --- which guide, and whose links -----------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 
 from shared.clock import StorageTime
 from shared.rules.parcels import State
+from shared.stores.events import Event
 from shared.stores.names import NAMES
 from shared.stores.parcels import change_row, partition_of, to_text
 from shared.stores.table import Table, Write
@@ -117,12 +118,32 @@ async def test_changes_go_when_no_row_from_before_them_can_still_be_sent(desk: D
     now = desk.clock.storage_now()
     for days in (0, 8, 12):
         at = StorageTime(now - timedelta(days=days))
-        await table.write(Write("put", change_row(partition_of(NAME, 3), to_text(at), bytes(16))))
+        change = change_row(partition_of(NAME, 3), to_text(at), bytes(16), "completed")
+        await table.write(Write("put", change))
     await desk.app.housekeeping.run()
     assert len(await ledger_rows(desk, "change|")) == 2
     desk.clock.let_pass(days=3)
     await desk.app.housekeeping.run()
     assert len(await ledger_rows(desk, "change|")) == 1
+
+
+async def test_events_are_known_again_for_90_days(desk: Desk) -> None:
+    events = desk.app.stores.events
+    old, new = Event(bytes(32), b"old"), Event(bytes([1] * 32), b"new")
+    await events.write([old])
+    desk.clock.let_pass(days=60)
+    await events.write([new])
+    found: dict[int, dict[bytes, bytes]] = {60: await events.read([old.key, new.key])}
+    for day, passed in ((89, 29), (91, 2), (151, 60)):
+        desk.clock.let_pass(days=passed)
+        await desk.app.housekeeping.run()
+        found[day] = await events.read([old.key, new.key])
+    assert found == {
+        60: {old.key: b"old", new.key: b"new"},
+        89: {old.key: b"old", new.key: b"new"},
+        91: {new.key: b"new"},
+        151: {},
+    }
 
 
 async def test_the_ledger_stays_until_180_days_after_the_last_touch(desk: Desk) -> None:

@@ -32,6 +32,9 @@ from tests.graph import GROUP, Graph, Someone, example, people, running_with
 from tests.world import FORTNIGHT, NAME, World
 
 NIGHT = FORTNIGHT.replace(hour=3)
+LAST_NIGHT = NIGHT.replace(day=30)
+"""Before the last touch before the deadline."""
+
 STAFF = "00000000-0000-0000-0000-000000000001"
 SHARDS = range(16)
 
@@ -284,7 +287,102 @@ async def test_people_of_rows_that_survive_are_left_out_once_they_are_done(
         await world.sweep()
         since = StorageTime(parcel.planned_from - timedelta(minutes=10))
         changes = await world.app.stores.ledger.read_changes(NAME, 0, since)
-        assert sorted(changes) == everybody(members[:4])
+        assert sorted(changes.left_out) == everybody(members[:4])
+
+
+# --- what people have said, and what is known of them beside the report ---------------------------
+
+
+async def remember(world: World, number: int, what: str) -> None:
+    """As if it had been said in one campaign's shard: confirmed, reported or opted out."""
+    people = world.app.stores.people
+    person = Someone(number=number).id16
+    match what:
+        case "confirmed":
+            await people.remember_completed(NAME, 0, [person], "confirmed", "methods")
+        case "reported":
+            await people.remember_completed(NAME, 0, [person], "reported", "by themselves")
+        case _:
+            await people.remember_opted_out(NAME, 0, person)
+
+
+SAID: list[tuple[str, datetime, str, bool]] = [
+    # what was said before the sweep, in which night, when the next sweep looks; planned then?
+    ("confirmed", NIGHT, "at once", False),
+    ("confirmed", NIGHT, "48 hours later", True),
+    ("confirmed", LAST_NIGHT, "at once", False),
+    ("opted out", NIGHT, "at once", False),
+    ("opted out", NIGHT, "48 hours later", False),
+    ("opted out", LAST_NIGHT, "at once", False),
+    ("reported", NIGHT, "at once", True),
+]
+
+
+@pytest.mark.invariant(4)
+@pytest.mark.parametrize(("what", "night", "when", "planned"), SAID)
+async def test_who_is_planned_after_what_they_said(
+    connection_string: str, tmp_path: Path, what: str, night: datetime, when: str, planned: bool
+) -> None:
+    graph = Graph({GROUP: [Someone(number=16 * n) for n in range(3)]})
+    async with running_with(graph, connection_string, tmp_path, at=night) as world:
+        await world.write_campaign()
+        await remember(world, 16, what)
+        if when == "48 hours later":
+            world.move_clock(night + timedelta(hours=48))
+        await world.sweep()
+        rows = await world.parcels()
+        assert (Someone(number=16).id16 in open_people(rows)) is planned
+        counts = (await verdict_of(world)).counts
+        assert (counts.registered, counts.unregistered) == ((1, 2) if counts.confirmed else (0, 3))
+        assert counts.recipients == 2 + planned
+        assert counts.opted_out == (what == "opted out")
+        assert counts.reported == 0, "this sweep was opened after it was said"
+
+
+@pytest.mark.invariant(4)
+@pytest.mark.parametrize(("night", "planned"), [(NIGHT, False), (LAST_NIGHT, True)])
+async def test_what_somebody_says_during_a_sweep_waits_for_the_next(
+    connection_string: str, tmp_path: Path, night: datetime, planned: bool
+) -> None:
+    """Planning under the same sweep, as after a change of the file, still heeds it; but for the
+    last touch before the deadline."""
+    graph = Graph({GROUP: [Someone(number=16 * n) for n in range(3)]})
+    async with running_with(graph, connection_string, tmp_path, at=night) as world:
+        await world.write_campaign()
+        await world.sweep()
+        await remember(world, 16, "reported")
+        await world.write_campaign(example(("min_gap_hours: 20", "min_gap_hours: 21")))
+        await world.release()
+        rows = await world.parcels()
+        assert {row.version for row in rows if row.state is State.PLANNED} == {2}
+        assert (Someone(number=16).id16 in open_people(rows)) is planned
+        assert (await verdict_of(world, 1, 2)).counts.reported == 1
+
+        await world.sweep()  # it looks, and sees nothing
+        assert Someone(number=16).id16 in open_people(await world.parcels())
+        assert (await verdict_of(world, 2, 2)).counts.reported == 0
+
+
+@pytest.mark.invariant(2, 4)
+async def test_whoever_asked_for_no_more_reminders_is_listed_as_unreached(
+    connection_string: str, tmp_path: Path
+) -> None:
+    members = [Someone(number=0), Someone(number=16), Someone(number=32, address=None)]
+    graph = Graph({GROUP: [*members, Someone(number=48, registered=True)]})
+    async with running_with(graph, connection_string, tmp_path, at=NIGHT) as world:
+        await world.write_campaign()
+        for number in (16, 32, 48):
+            await remember(world, number, "opted out")
+        await world.sweep()
+        found = await world.app.status.collect_unreached()
+        assert found == {
+            NAME: {
+                members[1].id: "asked for no more reminders",
+                members[2].id: "asked for no more reminders",
+            }
+        }
+        counts = (await verdict_of(world)).counts
+        assert (counts.unregistered, counts.unreachable, counts.opted_out) == (3, 1, 2)
 
 
 # --- two planners, and planners that die ---------------------------------------------------------

@@ -1,20 +1,24 @@
-"""What `nudge status` is made of."""
+"""What the status page and `nudge status` are made of, and what the latter prints."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncGenerator
-from datetime import datetime
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from admin.operate import format_status
+from shared.clock import StorageTime
 from shared.rules.parcels import State, with_bits
+from shared.stores.queues import ReadPages
+from shared.workflows.plan import EMAIL
 from shared.workflows.status import CampaignStatus
-from tests.graph import Someone, people
-from tests.sending import Desk, campaign_text, change, in_one_shard, running_desk
+from tests.graph import GROUP, Someone, people
+from tests.sending import EARLY, Desk, campaign_text, change, in_one_shard, running_desk
 from tests.world import NAME
 
 
@@ -29,13 +33,67 @@ async def campaign_of(desk: Desk) -> CampaignStatus:
     return campaign
 
 
+# --- before there is anything ---------------------------------------------------------------------
+
+
+async def test_before_there_is_a_campaign(desk: Desk) -> None:
+    status = await desk.app.status.collect()
+    (need,) = status.needs
+    assert "put it into the container `config`" in need
+    assert (status.campaigns, status.sweep, status.committed) == ([], None, None)
+    assert format_status(status).startswith(f"Needs you: {need}\nNo sweep yet.")
+
+    await desk.world.write_campaign(campaign_text())
+    status = await desk.app.status.collect()
+    assert (status.needs, status.new_files, status.campaigns) == ([], ["alumni.yaml"], [])
+
+    await desk.app.book.refresh(accept=True)
+    status = await desk.app.status.collect()
+    assert (status.needs, status.new_files, len(status.campaigns)) == ([], [], 1)
+
+
 async def test_before_the_first_sweep(desk: Desk) -> None:
     await desk.world.write_campaign(campaign_text())
     await desk.app.book.refresh(accept=True)
     status = await desk.app.status.collect()
     assert status.sweep is None
-    assert (await campaign_of(desk)).waiting == ["No sweep has been committed yet."]
-    assert (await campaign_of(desk)).counts is None
+    campaign = await campaign_of(desk)
+    assert campaign.waiting == campaign.waits == ["No sweep has been committed yet."]
+    assert (campaign.counts, campaign.shards_done, campaign.needs) == (None, 0, [])
+    assert campaign.headline.startswith("Nothing to do: the first sweep starts at ")
+
+
+async def test_while_the_first_sweep_reads(desk: Desk) -> None:
+    desk.graph.groups[GROUP] = people(5)
+    desk.graph.page_size = lambda _: 2
+    await desk.world.write_campaign(campaign_text())
+    await desk.app.sweeps.start()
+    await desk.app.sweeps.read(ReadPages(1, "registrations", 1))
+
+    status = await desk.app.status.collect()
+    assert status.sweep is not None
+    passes = [(one.source, one.run, one.pages, one.complete) for one in status.sweep.passes]
+    assert passes == [("registrations", 1, 3, True), (f"group-{GROUP}", 1, 0, False)]
+    assert (status.sweep.state, status.committed) == ("open", None)
+    (campaign,) = status.campaigns
+    assert campaign.headline == "Nothing to do: sweep 1 is reading the directory."
+
+
+async def test_while_it_is_planned(desk: Desk) -> None:
+    """After a new version: planned in part, its figures are not known yet."""
+    await desk.plan(16)
+    await desk.world.write_campaign(campaign_text(min_gap_hours="21"))
+    await desk.app.book.refresh(accept=True)
+    campaign = await campaign_of(desk)
+    assert (campaign.version, campaign.counts, campaign.shards_done) == (2, None, 0)
+    assert campaign.needs == []
+    assert campaign.headline.startswith("Nothing to do. Planning under the newest sweep")
+
+    desk.move_clock(EARLY)
+    await desk.release()
+    await desk.world.run_queues()
+    campaign = await campaign_of(desk)
+    assert (campaign.counts is not None, campaign.shards_done) == (True, 16)
 
 
 @pytest.mark.invariant(2)
@@ -61,9 +119,12 @@ async def test_the_sweep_and_what_it_found(desk: Desk) -> None:
     status = await desk.app.status.collect()
     assert status.sweep is not None
     assert (status.sweep.number, status.sweep.state, status.sweep.reason) == (1, "committed", "")
+    assert status.committed == status.sweep
+    assert status.sweep.passes == []
     campaign = await campaign_of(desk)
     assert (campaign.campaign, campaign.version, campaign.mode) == (NAME, 1, "live")
     assert (campaign.file, campaign.deadline) == ("alumni.yaml", "2027-03-31")
+    assert (campaign.days_left, campaign.days_to_enforcement) == (14, 15)
     counts = campaign.counts
     assert counts is not None
     told = msgspec.structs.asdict(counts)
@@ -79,10 +140,13 @@ async def test_the_sweep_and_what_it_found(desk: Desk) -> None:
         "parcels": 5,
         "reasons": {"disabled": 2, "guest": 1},
     }
+    assert "16 accounts: 3 registered (0 confirmed by a completion), 7 unregistered (2 unreach" in (
+        format_status(status)
+    )
 
 
 async def test_each_touch_counts_its_parcels_and_people_by_where_they_are(desk: Desk) -> None:
-    """Three people a parcel; closed ones are somebody else's, or nobody's."""
+    """Three people a parcel. Of a parcel that was planned again or split they stand elsewhere."""
     planned = await desk.plan(people(48))
     ways: list[dict[str, Any]] = [
         {"state": State.PLANNED},
@@ -92,6 +156,9 @@ async def test_each_touch_counts_its_parcels_and_people_by_where_they_are(desk: 
         {"state": State.REJECTED, "refused": with_bits(b"", [0, 1, 2])},
         {"state": State.CLOSED, "reason": "replanned"},
         {"state": State.CLOSED, "reason": "split"},
+        {"state": State.CLOSED, "reason": "expired"},
+        {"state": State.CLOSED, "reason": "failed", "left_out": with_bits(b"", [2])},
+        {"state": State.CLOSED, "reason": "cancelled", "left_out": with_bits(b"", [0, 1, 2])},
         {"state": State.ACCEPTED},
         {"state": State.ACCEPTED, "refused": with_bits(b"", [1])},
         {"state": State.ACCEPTED, "left_out": with_bits(b"", [0, 2])},
@@ -108,23 +175,30 @@ async def test_each_touch_counts_its_parcels_and_people_by_where_they_are(desk: 
     touches = {touch.touch: touch for touch in campaign.touches}
     assert list(touches) == ["announce", "month", "fortnight", "week", "last-call", "after"]
     assert touches["fortnight"].parcels == {
-        "planned": 6,
+        "planned": 3,
         "claimed": 1,
         "ambiguous": 1,
         "final": 1,
         "rejected": 1,
+        "expired": 1,
+        "failed": 1,
+        "cancelled": 1,
         "accepted": 4,
     }
     assert touches["fortnight"].people == {
-        "planned": 18,
+        "planned": 9,
         "claimed": 3,
         "ambiguous": 3,
         "final": 3,
         "refused": 4,
-        "left out": 4,
+        "left out": 8,
+        "expired": 3,
+        "failed": 2,
         "accepted": 7,
     }
+    assert sum(touches["fortnight"].people.values()) == 48 - 2 * 3
     assert touches["fortnight"].opening == datetime.fromisoformat("2027-03-17T01:00Z")
+    assert touches["fortnight"].closing == datetime.fromisoformat("2027-03-17T10:00Z")
     assert all(not touches[name].parcels for name in touches if name != "fortnight")
 
 
@@ -143,8 +217,13 @@ async def test_mistakes_are_told_with_file_and_line_and_the_good_version_stands(
     assert (campaign.version, campaign.waiting) == (1, [])
     (mistake,) = campaign.mistakes
     assert mistake.startswith(f"alumni.yaml:{line}: ")
+    assert campaign.needs == [
+        "`alumni.yaml`: 1 mistake. Version 1 stays in force until it is corrected."
+    ]
     (loose,) = status.mistakes
     assert loose.startswith("other.yaml:1: ")
+    assert status.needs == ["`other.yaml` has 1 mistake and takes no effect until it is corrected."]
+    assert status.new_files == []
 
 
 async def test_it_says_why_nothing_goes_out(desk: Desk) -> None:
@@ -154,9 +233,223 @@ async def test_it_says_why_nothing_goes_out(desk: Desk) -> None:
     desk.move_clock(datetime.fromisoformat("2027-03-17T18:30+08:00"))
     assert (await campaign_of(desk)).waiting == [
         dry_run,
-        "The window is closed: open from 09:00 until 18:00, Asia/Hong_Kong, on the days that "
-        "`sending.window` names.",
+        "The window is closed until Thu 18 March 2027, 09:00 (Asia/Hong_Kong).",
     ]
+    desk.move_clock(datetime.fromisoformat("2027-03-19T18:00+08:00"))
+    assert (await campaign_of(desk)).waits[-1] == (
+        "The window is closed until Mon 22 March 2027, 09:00 (Asia/Hong_Kong)."
+    )
+    desk.move_clock(datetime.fromisoformat("2027-03-17T03:00+08:00"))
+    assert (await campaign_of(desk)).waits[-1] == (
+        "The window is closed until Wed 17 March 2027, 09:00 (Asia/Hong_Kong)."
+    )
+
+
+PLACES = [
+    # in Hong Kong, and where each touch stands then
+    ("Thu 28 Jan 12:00", "2027-01-28T12:00+08:00", "next later later later later later"),
+    ("Fri 29 Jan 09:00", "2027-01-29T09:00+08:00", "way next later later later later"),
+    ("Fri 26 Feb 17:59", "2027-02-26T17:59+08:00", "way next later later later later"),
+    ("Sun 28 Feb 12:00", "2027-02-28T12:00+08:00", "over next later later later later"),
+    ("Wed 17 Mar 10:00", "2027-03-17T10:00+08:00", "over over way next later later"),
+    ("Wed 31 Mar 10:00", "2027-03-31T10:00+08:00", "over over over over way next"),
+    ("Mon 5 Apr 08:59", "2027-04-05T08:59+08:00", "over over over over over next"),
+    ("Mon 5 Apr 09:00", "2027-04-05T09:00+08:00", "over over over over over way"),
+    ("Tue 13 Apr 00:00", "2027-04-13T00:00+08:00", "over over over over over over"),
+]
+
+
+async def test_where_each_touch_stands_in_the_life_of_a_campaign(desk: Desk) -> None:
+    await desk.world.write_campaign(campaign_text())
+    await desk.app.book.refresh(accept=True)
+    for words, at, places in PLACES:
+        desk.move_clock(datetime.fromisoformat(at))
+        expected = [one.replace("way", "under way") for one in places.split()]
+        assert [touch.place for touch in (await campaign_of(desk)).touches] == expected, words
+
+
+async def test_parcels_of_a_touch_without_a_day_are_counted(desk: Desk) -> None:
+    """Friday's touch gives way to that of Saturday, a closed day; another has left the cadence."""
+    sent, lost, *_ = await desk.plan(3)
+    await change(desk, sent, state=State.ACCEPTED)
+    await change(desk, lost, state=State.CLOSED, reason="expired", touch="month")
+    cadence = {
+        "  - {touch: month,     days_before: 30, message: reminder,  channels: [email]}\n": "",
+        "{touch: fortnight, days_before: 14,": "{touch: fortnight, days_before: 12,",
+        "{touch: week,      days_before: 7,": "{touch: week,      days_before: 11,",
+    }
+    text = campaign_text()
+    for before, after in cadence.items():
+        assert before in text
+        text = text.replace(before, after)
+    await desk.world.write_campaign(text)
+    await desk.app.book.refresh(accept=True)
+
+    campaign = await campaign_of(desk)
+    assert campaign.version == 2
+    shown = [(one.touch, one.place, one.people) for one in campaign.touches if one.people]
+    assert shown == [
+        ("fortnight", "gives way", {"accepted": 1, "planned": 1}),
+        ("month", "removed", {"expired": 1}),
+    ]
+
+
+# --- what needs a person --------------------------------------------------------------------------
+
+
+async def nothing(desk: Desk) -> None:
+    del desk
+
+
+async def an_administrator_pauses(desk: Desk) -> None:
+    await desk.app.operations.pause(NAME, "The help desk is closed", "registrar")
+
+
+async def the_key_is_refused(desk: Desk) -> None:
+    await desk.app.stores.control.pause(NAME, EMAIL, "setup", "SendGrid answered 401. Fix: a key")
+
+
+async def calls_are_unclear(desk: Desk) -> None:
+    await desk.app.stores.control.pause(NAME, EMAIL, "ambiguity", "20 of 20 have no clear answer.")
+
+
+async def everything_is_stopped(desk: Desk) -> None:
+    await desk.app.stores.campaigns.write_file("stop", b"x")
+
+
+async def the_file_is_gone(desk: Desk) -> None:
+    await desk.app.account.container("config").delete_blob("alumni.yaml")
+
+
+async def the_file_has_a_mistake(desk: Desk) -> None:
+    await desk.world.write_campaign(campaign_text().replace("timezone", "time_zone"))
+
+
+async def many_more_are_unregistered(desk: Desk) -> None:
+    await desk.plan(120)
+
+
+async def a_sweep_fails(desk: Desk) -> None:
+    sweep = await desk.app.sweeps.start()
+    assert sweep is not None
+    await desk.app.stores.sweeps.abandon(sweep.number, "Graph answered 403. Fix: AuditLog.Read.All")
+
+
+async def no_sweep_for_51_hours(desk: Desk) -> None:
+    # From 08:00, when it was swept, into the window of two days later.
+    desk.move_clock(datetime.fromisoformat("2027-03-19T11:01+08:00"))
+
+
+async def parcels_are_lost(desk: Desk) -> None:
+    expired, failed, final, *_ = await desk.parcels()
+    await change(desk, expired, state=State.CLOSED, reason="expired")
+    await change(desk, failed, state=State.CLOSED, reason="failed")
+    await change(desk, final, state=State.AMBIGUOUS, final=True)
+
+
+async def the_provider_asks_to_wait(desk: Desk) -> None:
+    until = StorageTime(desk.clock.storage_now() + timedelta(minutes=30))
+    await desk.app.stores.control.hold_until(NAME, EMAIL, until)
+
+
+CAUSES: list[tuple[Callable[[Desk], Awaitable[None]], list[str], list[str]]] = [
+    # what happens; what each need says; what each wait says
+    (nothing, [], []),
+    (the_provider_asks_to_wait, [], ["The provider asked to wait until "]),
+    (
+        an_administrator_pauses,
+        [f"The help desk is closed. Paused since | `nudge resume {NAME}`"],
+        [],
+    ),
+    (
+        the_key_is_refused,
+        ["SendGrid answered 401. Fix: a key. Paused since | one parcel is let"],
+        [],
+    ),
+    (
+        calls_are_unclear,
+        [f"20 of 20 have no clear answer. Paused since | `nudge resume {NAME}`"],
+        [],
+    ),
+    (everything_is_stopped, ["`config/stop` stops all sending. Delete it"], []),
+    (the_file_is_gone, ["The campaign's file is gone. Put it back"], []),
+    (the_file_has_a_mistake, ["Version 1 stays in force"], []),
+    (many_more_are_unregistered, ["Unregistered people rose from 16 to 120. | `nudge resume`"], []),
+    (a_sweep_fails, ["Sweep 2 was abandoned: Graph answered 403. Fix: AuditLog.Read.All. The"], []),
+    (no_sweep_for_51_hours, ["The last sweep is older than 50 h."], []),
+    (
+        parcels_are_lost,
+        [
+            "`fortnight` has 1 person in parcels that expired before they could leave, 1 person in "
+            "parcels that failed by a fault of our own, 1 person in parcels that got no clear "
+            "answer. | `nudge status --unreached`"
+        ],
+        [],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("cause", "needs", "waits"), CAUSES, ids=[one[0].__name__ for one in CAUSES]
+)
+async def test_what_needs_a_person_and_what_passes(
+    desk: Desk, cause: Callable[[Desk], Awaitable[None]], needs: list[str], waits: list[str]
+) -> None:
+    await desk.plan(16)
+    await cause(desk)
+    status = await desk.app.status.collect()
+    (campaign,) = status.campaigns
+    for told, expected in ((campaign.needs, needs), (campaign.waits, waits)):
+        assert len(told) == len(expected), told
+        for text, parts in zip(told, expected, strict=True):
+            assert all(part.strip() in text for part in parts.split("|")), text
+    if needs:
+        assert campaign.headline == f"Needs you: {campaign.needs[0]}"
+    else:
+        assert campaign.headline == (
+            "All is well: `fortnight` has reached 0 people; `week` opens on Wed 24 March 2027, "
+            "09:00 (Asia/Hong_Kong), in 7 days."
+        )
+    assert not (waits and not campaign.waiting)
+    printed = format_status(status)
+    assert all(text in printed for text in (*campaign.needs, *campaign.waits))
+
+
+async def test_a_touch_that_came_later_is_past_mending(desk: Desk) -> None:
+    await desk.plan(16)
+    await parcels_are_lost(desk)
+    desk.move_clock(datetime.fromisoformat("2027-03-24T10:00+08:00"))
+    assert not any("--unreached" in need for need in (await campaign_of(desk)).needs)
+
+
+HEADLINES = [
+    # in Hong Kong, mode, what the top line says
+    ("2027-03-17T10:00+08:00", "dry-run", "Dry run: everything is counted, and nothing is sent "),
+    ("2027-03-17T10:00+08:00", "trial", "All is well with the trial: `fortnight` has reached 0 "),
+    ("2027-03-18T12:00+08:00", "live", "`week` opens on Wed 24 March 2027, 09:00 (Asia/Hong_Kong)"),
+    ("2027-05-01T10:00+08:00", "live", "Over: nobody is written to any more."),
+]
+
+
+@pytest.mark.parametrize(("at", "mode", "says"), HEADLINES)
+async def test_the_top_line_without_needs(desk: Desk, at: str, mode: str, says: str) -> None:
+    await desk.plan(1, mode=mode, trial="[someone@example.org]")
+    desk.move_clock(datetime.fromisoformat(at))
+    campaign = await campaign_of(desk)
+    assert campaign.needs == []
+    assert says in campaign.headline
+
+
+async def test_a_campaign_that_is_over_waits_for_nothing(desk: Desk) -> None:
+    """An old sweep holds nothing up then; but a mistake in its file may be a new deadline."""
+    await desk.plan(1)
+    desk.move_clock(datetime.fromisoformat("2027-05-01T20:00+08:00"))
+    assert (await campaign_of(desk)).waiting == []
+    await the_file_has_a_mistake(desk)
+    assert len((await campaign_of(desk)).needs) == 1
+
+
+# --- the list of the unreached --------------------------------------------------------------------
 
 
 @pytest.mark.invariant(2)

@@ -64,6 +64,11 @@ def hello(req: func.HttpRequest) -> func.HttpResponse:
     return func.HttpResponse(f"Hello {name}{mark}", status_code=201, headers={"x-one": "1"})
 
 
+@app.route("page/{language?}", methods=["GET", "HEAD"], auth_level=func.AuthLevel.ANONYMOUS)
+def page(req: func.HttpRequest) -> func.HttpResponse:
+    return func.HttpResponse(f"{req.method} {req.route_params.get('language')}")
+
+
 @app.route("echo", methods=["POST"], auth_level=func.AuthLevel.ANONYMOUS)
 async def echo(req: func.HttpRequest) -> func.HttpResponse:
     answer = func.HttpResponse(req.get_body(), mimetype="application/octet-stream")

@@ -1,0 +1,89 @@
+"""What other systems tell us: for now, that somebody has registered.
+
+docs/completions.openapi.yaml describes it to whoever calls; a test holds the two together.
+"""
+
+import azure.functions as func
+import msgspec
+
+from functions.wiring import app
+from shared.errors import NotRecorded
+from shared.workflows.completion_batch import BatchAnswer
+
+MOST_BYTES = 1 << 20
+MOST_ITEMS = 1000
+RETRY_AFTER = 60
+"""Seconds after which to tell again what was not recorded, where Graph names no time of its own."""
+
+blueprint = func.Blueprint()
+
+
+class Refused(Exception):
+    """A body of which no item is looked at.
+
+    Attributes:
+        status: 400, 413 or 415.
+    """
+
+    def __init__(self, status: int, error: str) -> None:
+        super().__init__(error)
+        self.status = status
+
+
+@blueprint.route(
+    route="callbacks/completions", methods=["POST"], auth_level=func.AuthLevel.FUNCTION
+)
+async def receive_completions(req: func.HttpRequest) -> func.HttpResponse:
+    """Record completions, one or many, and answer each for itself."""
+    try:
+        items = read_items(req.headers.get("Content-Type", ""), req.get_body())
+        answer = await app().completion_batch.record(items)
+    except Refused as refused:
+        return _json({"error": str(refused)}, refused.status)
+    except NotRecorded:
+        error = "Storage does not take it now. Send the whole body again; that does no harm."
+        return _json({"error": error}, 503, RETRY_AFTER)
+    return _answer(answer)
+
+
+def read_items(content_type: str, body: bytes) -> list[msgspec.Raw]:
+    """The items of a body, each still JSON; what is cheap to see is looked at first.
+
+    Raises Refused.
+    """
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise Refused(415, "The body must be JSON. Send Content-Type: application/json.")
+    if len(body) > MOST_BYTES:
+        raise Refused(413, f"The body is over {MOST_BYTES} bytes. Send the items in parts.")
+    try:
+        if body.lstrip()[:1] == b"{":
+            return [msgspec.json.decode(body, type=msgspec.Raw)]
+        items = msgspec.json.decode(body, type=list[msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Refused(
+            400, "The body must be the JSON of one item or of an array of items."
+        ) from None
+    if not items:
+        raise Refused(400, "The array is empty. Send at least one item.")
+    if len(items) > MOST_ITEMS:
+        raise Refused(413, f"There are over {MOST_ITEMS} items. Send them in parts.")
+    return items
+
+
+def _answer(answer: BatchAnswer) -> func.HttpResponse:
+    statuses = {item.status for item in answer.items}
+    status = 503 if statuses == {"retry"} else 200 if statuses <= {"recorded", "duplicate"} else 207
+    retry_after = round(answer.retry_after or RETRY_AFTER) if "retry" in statuses else None
+    return _json({"items": answer.items}, status, retry_after)
+
+
+def _json(content: object, status: int, retry_after: int | None = None) -> func.HttpResponse:
+    headers = {"Cache-Control": "no-store"}
+    if retry_after is not None:
+        headers["Retry-After"] = str(retry_after)
+    return func.HttpResponse(
+        msgspec.json.encode(content),
+        status_code=status,
+        headers=headers,
+        mimetype="application/json",
+    )

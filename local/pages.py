@@ -1,0 +1,92 @@
+"""How the pages of the local system are made: templates, one stylesheet, what browsers may do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from aiohttp import web
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from shared.workflows.status import format_moment
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+
+PAGE_HEADERS: Final[Mapping[str, str]] = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; frame-src 'self'; img-src data:; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    # A form of ours must still say where it stands: whoever gets it refuses what comes from others.
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class Pages:
+    """Renders pages and serves their stylesheet.
+
+    Args:
+        home: whether the pages stand under the home page's address, and may link to it.
+        zone: in which times are shown.
+    """
+
+    def __init__(self, *, home: bool, zone: ZoneInfo) -> None:
+        self._style = (TEMPLATES / "page.css").read_text()
+        self._templates = Environment(
+            loader=FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._given: dict[str, object] = {
+            "home": home,
+            "moment": partial(_time_element, zone, format_moment),
+            "day": partial(_time_element, zone, day),
+            "count": count,
+            "marked": marked,
+        }
+
+    def answer(self, template: str, *, status: int = 200, **content: Any) -> web.Response:
+        """The page that `{template}.html.jinja` makes of `content`."""
+        return web.Response(
+            text=self._templates.get_template(f"{template}.html.jinja").render(
+                self._given | content
+            ),
+            status=status,
+            content_type="text/html",
+            headers=PAGE_HEADERS,
+        )
+
+    async def show_style(self, request: web.Request) -> web.Response:
+        return web.Response(text=self._style, content_type="text/css")
+
+
+def day(time: datetime, zone: ZoneInfo) -> str:
+    """The day of a time, such as `Wed 17 Mar 2027`."""
+    return f"{time.astimezone(zone):%a %-d %b %Y}"
+
+
+def count(value: int, one: str, many: str = "") -> str:
+    """A count with its noun, such as `1 mail` or `1,409 mails`."""
+    return f"{value:,} {one if value == 1 else many or one + 's'}"
+
+
+def marked(text: str) -> Markup:
+    """A text of the product's, in which backticks stand around names, with these marked as such."""
+    return Markup(re.sub(r"`([^`]*)`", r'<code dir="auto">\1</code>', str(escape(text))))
+
+
+def _time_element(
+    zone: ZoneInfo, words: Callable[[datetime, ZoneInfo], str], time: datetime
+) -> Markup:
+    local = time.astimezone(zone).isoformat(timespec="minutes")
+    return Markup('<time datetime="{}">{}</time>').format(local, words(time, zone))

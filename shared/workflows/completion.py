@@ -1,0 +1,185 @@
+"""What people tell us through their links, and what the institution's systems tell us of them.
+
+Each word of it is written into the person's shard of every campaign, next to a change that makes
+dispatch heed it within 30 seconds. Nobody is thanked for what is not stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import msgspec
+from azure.core.exceptions import AzureError
+
+from shared.errors import BadToken, NotRecorded, RetryLater, SetupFault
+from shared.rules.completion import CompletionKind
+from shared.rules.links import Purpose, Sealed, unseal
+from shared.rules.registration import Registration, shard_of
+from shared.workflows.alarms import note_event, raise_alarm
+
+if TYPE_CHECKING:
+    from shared.clock import Clock
+    from shared.services.directory import Confirm, Directory
+    from shared.stores import Stores
+    from shared.workflows.campaigns import Book, CampaignBook, Standing
+
+STORAGE_SECONDS = 10.0
+"""What somebody who waits for a page can be asked to wait for storage; the SDK would go on trying
+for minutes."""
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """That somebody has registered.
+
+    Attributes:
+        person: the 16 bytes of their object id.
+        evidence: where we have it from, such as "methods"; nothing personal.
+    """
+
+    person: bytes
+    kind: CompletionKind
+    evidence: str
+
+
+class DoneOutcome(StrEnum):
+    """What becomes of "I have done it"."""
+
+    CONFIRMED = "confirmed"  # the directory shows a method
+    NOTED = "noted"  # the directory could not be asked: the next sweep will
+    NOT_SEEN = "not seen"  # the report, which lags by hours, shows nothing yet: noted, too
+    NOT_REGISTERED = "not registered"  # the directory says that there is no method: not recorded
+
+
+class CompletionWorkflow:
+    """Opens personal links and records what follows from them.
+
+    Args:
+        link_keys: LINK_KEYS, newest first.
+        confirm: where one account's registration is looked up, GRAPH_CONFIRM.
+    """
+
+    def __init__(
+        self,
+        stores: Stores,
+        book: CampaignBook,
+        directory: Directory,
+        clock: Clock,
+        *,
+        link_keys: Sequence[str],
+        confirm: Confirm,
+    ) -> None:
+        self._stores = stores
+        self._book = book
+        self._directory = directory
+        self._clock = clock
+        self._link_keys = link_keys
+        self._confirm: Confirm = confirm
+
+    async def open_link(self, purpose: Purpose, token: str) -> Standing:
+        """The campaign that a link belongs to. Looks nothing up of the person.
+
+        Raises:
+            LinkExpired: its time is over.
+            BadToken: it is none of ours, or of a campaign that we don't have.
+            NotRecorded: storage does not say which campaigns there are.
+        """
+        _, standing = await self._open(purpose, token)
+        return standing
+
+    async def complete(self, token: str) -> tuple[Standing, DoneOutcome]:
+        """Confirm with Graph that somebody has registered, and record it.
+
+        Raises, beside what `open_link` raises:
+            BadToken: the account is gone; whoever asks is told what any bad link tells.
+            NotRecorded: storage does not take it.
+        """
+        sealed, standing = await self._open("done", token)
+        outcome, completion = await self._look_up(standing, sealed.person)
+        if completion:
+            async with storage_within(STORAGE_SECONDS):
+                await self.record([completion])
+        note_event("done_link", campaign=standing.name, outcome=outcome)
+        return standing, outcome
+
+    async def opt_out(self, token: str) -> Standing:
+        """Record that somebody wants no more reminders. Raises as `complete` does."""
+        sealed, standing = await self._open("unsubscribe", token)
+        async with storage_within(STORAGE_SECONDS):
+            book = await self._book.refresh()
+            for name in book.standings:
+                await self._stores.people.remember_opted_out(
+                    name, shard_of(sealed.person), sealed.person
+                )
+        note_event("opted_out", campaign=standing.name)
+        return standing
+
+    async def record(self, completions: Sequence[Completion]) -> int:
+        """Write completions into the shards of every campaign. The same once more does no harm.
+
+        Returns how many campaigns there are: where there is none, nothing is written.
+
+        Raises what storage raises; some of them may be written then, and are to be given again.
+        """
+        # Read anew: a campaign that was accepted just now must know, too.
+        book = await self._book.refresh()
+        groups: defaultdict[tuple[int, CompletionKind, str], set[bytes]] = defaultdict(set)
+        for one in completions:
+            groups[shard_of(one.person), one.kind, one.evidence].add(one.person)
+        for name in book.standings:
+            for (shard, kind, evidence), people in groups.items():
+                await self._stores.people.remember_completed(
+                    name, shard, sorted(people), kind, evidence
+                )
+        return len(book.standings)
+
+    async def _open(self, purpose: Purpose, token: str) -> tuple[Sealed, Standing]:
+        sealed = unseal(self._link_keys, purpose, token, self._clock.campaign_now())
+        async with storage_within(STORAGE_SECONDS):
+            standing = _find(await self._book.read(), sealed) or _find(
+                await self._book.refresh(), sealed
+            )
+        if standing is None:
+            raise BadToken("there is no such campaign")
+        return sealed, standing
+
+    async def _look_up(
+        self, standing: Standing, person: bytes
+    ) -> tuple[DoneOutcome, Completion | None]:
+        by_themselves = Completion(person, "reported", "by themselves")
+        done_when = standing.campaign.done_when
+        # What policy lets somebody use only the report can tell.
+        how = "report" if done_when == "capable" else self._confirm
+        try:
+            found = await self._directory.confirm(person, how, done_when)
+        except RetryLater as error:
+            note_event("confirm_later", campaign=standing.name, detail=str(error))
+            return DoneOutcome.NOTED, by_themselves
+        except SetupFault as fault:
+            raise_alarm("cannot_confirm", campaign=standing.name, detail=str(fault))
+            return DoneOutcome.NOTED, by_themselves
+        if found is None:
+            raise BadToken("there is no such account")
+        if found is Registration.REGISTERED:
+            return DoneOutcome.CONFIRMED, Completion(person, "confirmed", how)
+        if found is Registration.UNREGISTERED and how == "methods":
+            return DoneOutcome.NOT_REGISTERED, None
+        return DoneOutcome.NOT_SEEN, by_themselves
+
+
+def _find(book: Book, sealed: Sealed) -> Standing | None:
+    return book.standings.get(sealed.campaign)
+
+
+@asynccontextmanager
+async def storage_within(seconds: float) -> AsyncGenerator[None]:
+    """What fails in here, or takes longer, is not recorded as far as we know: NotRecorded."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except (AzureError, TimeoutError) as error:
+        raise NotRecorded(f"storage failed ({type(error).__name__})") from error
