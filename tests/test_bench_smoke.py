@@ -17,6 +17,11 @@ TINY = Sizes(
     sample=4,
     counted=100,
     imports=1,
+    starts=1,
+    requests=2,
+    confirming=10,
+    shown=100,
+    loads=1,
 )
 
 

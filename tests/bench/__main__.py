@@ -13,12 +13,13 @@ from pathlib import Path
 import msgspec
 
 from local.azurite import running_azurite
-from tests.bench import dispatch, planning, start, sweep, throttled
+from tests.bench import crowd, dispatch, done, first_paint, planning, start, sweep, throttled
 from tests.bench.bed import Bed
 from tests.bench.table import Line, Report, format_report, machine_facts
 
-_ACCOUNTS = 8
-"""Storage accounts of the one Azurite: each benchmark, and each size of planning, has its own."""
+_ACCOUNTS = 10
+"""Storage accounts of the one Azurite: each benchmark has its own, each size of planning, and each
+wave."""
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +31,11 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         alumni: of whom three in eight are due a mail.
         sample: people who are sent to in the way of the samples.
         counted: alumni of the run whose operations are counted.
+        starts: fresh processes for each kind of first request.
+        requests: of each kind to a process that is warm.
+        confirming: people who press the button while a wave goes out, and as many before it.
+        shown: alumni of the campaign that the status page shows.
+        loads: of each page, in a browser.
     """
 
     accounts: int = 100_000
@@ -40,6 +46,11 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     sample: int = 400
     counted: int = 300_000
     imports: int = 5
+    starts: int = 10
+    requests: int = 300
+    confirming: int = 500
+    shown: int = 10_000
+    loads: int = 5
 
 
 QUICK = Sizes(
@@ -51,6 +62,11 @@ QUICK = Sizes(
     sample=100,
     counted=20_000,
     imports=2,
+    starts=2,
+    requests=50,
+    confirming=50,
+    shown=1_000,
+    loads=1,
 )
 
 BENCHMARKS: dict[str, Callable[[Bed, Sizes], Awaitable[list[Line]]]] = {
@@ -61,6 +77,9 @@ BENCHMARKS: dict[str, Callable[[Bed, Sizes], Awaitable[list[Line]]]] = {
     "operations": lambda bed, sizes: dispatch.count_operations(
         bed, sizes.counted, sizes.sample // 4
     ),
+    "done": lambda bed, sizes: done.measure(bed, sizes.starts, sizes.requests),
+    "crowd": lambda bed, sizes: crowd.measure(bed, sizes.alumni, sizes.confirming),
+    "pages": lambda bed, sizes: first_paint.measure(bed, sizes.shown, sizes.loads),
     "throttled": lambda bed, sizes: throttled.measure(*sizes.throttled),
 }
 

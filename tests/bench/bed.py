@@ -101,23 +101,32 @@ class Bench(World):
 
 
 class Bed:
-    """Hands out storage accounts of one Azurite, and benches over them."""
+    """Hands out storage accounts of one Azurite, and benches over them.
+
+    Attributes:
+        scratch: a directory that is deleted at the end.
+    """
 
     def __init__(self, azurite: Azurite, scratch: Path) -> None:
         self._accounts: Iterator[str] = iter(azurite.connection_strings)
-        self._scratch = scratch
+        self.scratch = scratch
 
     @contextlib.asynccontextmanager
     async def running_bench(
-        self, *, tenant: tuple[int, int] | None = None, inbox: bool = False
+        self,
+        *,
+        tenant: tuple[int, int] | None = None,
+        inbox: bool = False,
+        campaign: str | None = None,
     ) -> AsyncGenerator[Bench]:
         """A product on fresh storage, fourteen days before the example's deadline.
 
         Args:
             tenant: alumni and others of a tenant without throttling; None for no tenant.
             inbox: whether there is one.
+            campaign: the text of the campaign file; the example, live, where None.
         """
-        clock_file = self._scratch / "clock.json"
+        clock_file = self.scratch / "clock.json"
         write_clock_file(clock_file, FORTNIGHT)
         async with contextlib.AsyncExitStack() as stack:
             environment = environment_of(next(self._accounts), NOWHERE, NOWHERE, clock_file)
@@ -140,7 +149,7 @@ class Bed:
             http = await stack.enter_async_context(aiohttp.ClientSession())
             bench = Bench(app, environment, clock_file, http)
             bench.clock = clock
-            await bench.write_campaign()
+            await bench.write_campaign(campaign)
             yield bench
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,7 +27,9 @@ async def run_code(code: str) -> Any:
 
 
 @asynccontextmanager
-async def running_child(module: str, *arguments: str) -> AsyncGenerator[Callable[[], Any]]:
+async def running_child(
+    module: str, *arguments: str
+) -> AsyncGenerator[Callable[[], Coroutine[Any, Any, Any]]]:
     """`python -m module` for the length of the block: what is given answers a line on its standard
     input with one JSON object, as often as it is awaited."""
     process = await asyncio.create_subprocess_exec(

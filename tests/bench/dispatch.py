@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -14,52 +13,27 @@ from sendgrid import SendGridAPIClient
 from sendgrid.helpers.mail import From, Mail, To
 
 from shared.clock import monotonic
-from shared.messages.rendering import Letter, Tags, personal_values, render_letter
+from shared.messages.rendering import Letter, Tags, guide_url, personal_values, render_letter
 from shared.rules.contact import Recipient
-from shared.rules.parcels import Parcel, State
+from shared.rules.parcels import Parcel
 from shared.stores.outbox import Slice
 from tests.bench.bed import Bed, Bench
-from tests.bench.pages import write_sweep
 from tests.bench.table import Line
+from tests.bench.wave import Spent, planned_wave, send_wave
 from tests.world import NAME
 
 _OPERATIONS_AIM = 13
 _SAMPLE = "sample"
 
 
-class Spent(msgspec.Struct, frozen=True):
-    """What sending came to; `operations` are those of storage and the provider's calls."""
-
-    recipients: int
-    seconds: float
-    operations: int
-    calls: int
-
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(
-            self.recipients + other.recipients,
-            self.seconds + other.seconds,
-            self.operations + other.operations,
-            self.calls + other.calls,
-        )
-
-    @property
-    def speed(self) -> float:
-        return self.recipients / self.seconds
-
-    @property
-    def per_thousand(self) -> float:
-        return self.operations * 1000 / self.recipients
-
-
 async def measure(bed: Bed, alumni: int, sample: int) -> list[Line]:
     """Sends to those of `alumni` who are due by the product, to `sample` of them by the samples'
     way, half of it before and half after."""
-    async with _planned(bed, alumni) as (bench, parcels):
+    async with planned_wave(bed, alumni) as (bench, parcels):
         people = await _contacts(bench, parcels, sample)
         middle = len(people) // 2
         before = await _send_as_samples_do(bench, people[:middle])
-        ours = await _send(bench)
+        ours = await send_wave(bench, parcels)
         after = await _send_as_samples_do(bench, people[middle:])
     usual = before + after
     return [
@@ -80,9 +54,9 @@ async def measure(bed: Bed, alumni: int, sample: int) -> list[Line]:
 
 async def count_operations(bed: Bed, alumni: int, sample: int) -> list[Line]:
     """Storage operations and provider calls of a release, and of the samples' way."""
-    async with _planned(bed, alumni) as (bench, parcels):
+    async with planned_wave(bed, alumni) as (bench, parcels):
         usual = await _send_as_samples_do(bench, await _contacts(bench, parcels, sample))
-        ours = await _send(bench)
+        ours = await send_wave(bench, parcels)
     return [
         Line(
             what=f"operations for {ours.recipients:,} people, release to settled",
@@ -99,28 +73,6 @@ async def count_operations(bed: Bed, alumni: int, sample: int) -> list[Line]:
             ),
         )
     ]
-
-
-@asynccontextmanager
-async def _planned(bed: Bed, alumni: int) -> AsyncGenerator[tuple[Bench, list[Parcel]]]:
-    """A product that has planned for so many alumni, and its parcels."""
-    async with bed.running_bench(inbox=True) as bench:
-        for message in await write_sweep(bench, alumni):
-            await bench.app.plans.plan(message)
-        yield bench, await bench.parcels()
-
-
-async def _send(bench: Bench) -> Spent:
-    operations, began = bench.operations, monotonic()
-    await bench.app.releases.release_campaign(NAME)
-    await bench.send()
-    seconds, operations = monotonic() - began, bench.operations - operations
-    parcels = await bench.parcels()
-    assert {parcel.state for parcel in parcels} == {State.ACCEPTED}
-    calls = [call for call in await bench.accepted() if call["parcel"]]
-    recipients = sum(parcel.count for parcel in parcels)
-    assert sum(call["count"] for call in calls) == recipients
-    return Spent(recipients, seconds, operations + len(calls), len(calls))
 
 
 async def _contacts(bench: Bench, parcels: list[Parcel], most: int) -> list[Recipient]:
@@ -142,7 +94,12 @@ async def _send_as_samples_do(bench: Bench, people: list[Recipient]) -> Spent:
     campaign = (await bench.app.book.read()).standings[NAME].campaign
     tags = Tags.fresh()
     letter = render_letter(
-        campaign, message="reminder", language="en", after_deadline=False, tags=tags
+        campaign,
+        message="reminder",
+        language="en",
+        after_deadline=False,
+        guide_url=guide_url("https://mfa.its.hku.hk", NAME, "en"),
+        tags=tags,
     )
 
     async def send_one(body: bytes) -> None:

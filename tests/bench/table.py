@@ -9,6 +9,9 @@ from pathlib import Path
 
 import msgspec
 
+LOWER = "lower is better"
+"""An aim for times and sizes that have no bound."""
+
 _COLUMNS = ("what", "measured", "beside", "ratio", "aim", "")
 
 
@@ -18,7 +21,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         measured: the product's figure, with its unit.
         beside: what it is compared with, measured in the same run; "" for nothing.
-        ratio: of the two, the larger the better unless `aim` is an upper bound.
+        ratio: of the two, the larger the better unless `aim` is an upper bound or says so.
         aim: in words; `holds` says whether it was reached, None where there is none.
         notes: how it was measured, and figures beside the main one.
     """
