@@ -30,7 +30,7 @@ DATE_PRECISION = 1.0
 
 
 class Ages(msgspec.Struct, frozen=True, kw_only=True):
-    """How long things may rest, in seconds of storage time (of monotonic time for the last four).
+    """How long things may rest, in seconds of storage time (of monotonic time for the last five).
 
     One record, so that the local system can shorten all of them together (`AGES_SCALE`).
     """
@@ -48,7 +48,8 @@ class Ages(msgspec.Struct, frozen=True, kw_only=True):
     setup_probe: float = 900  # one parcel is let through a set-up fault every so often
     changes_before: float = 600  # people's changes are read from so long before `planned_from`
     config_cache: float = 10  # control rows, `config/stop`
-    changes_cache: float = 15  # and as long again until the claim: 30 s in all
+    changes_cache: float = 15  # people's changes are read again when they are so old
+    changes_known: float = 30  # what was changed so long before a claim is heeded by it
     start: float = 30  # from claim to first byte
     call: float = 60  # from first byte to answer
 

@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from shared.clock import monotonic
 from shared.errors import NudgeError, RetryLater, SetupFault, SkipTokenExpired
 from shared.rules.registration import (
     Account,
@@ -284,6 +285,30 @@ class _Connection(msgspec.Struct, frozen=True):
     credential: ManagedIdentityCredential | DefaultAzureCredential | None
 
 
+class Allowance:
+    """How often something may be asked: `burst` times at once, then once in `seconds`.
+
+    Graph answers 5 requests for the report in 10 s, whoever sends them: the sweep needs them all,
+    and people who press a button must not be able to starve it.
+    """
+
+    def __init__(self, burst: int = 5, seconds: float = 10.0) -> None:
+        self._seconds = seconds
+        self._most = burst * seconds
+        self._saved = self._most
+        self._seen_at = monotonic()
+
+    def take(self) -> float:
+        """0 where it may be asked now, which is noted; else the seconds until then."""
+        now = monotonic()
+        self._saved = min(self._most, self._saved + now - self._seen_at)
+        self._seen_at = now
+        if self._saved < self._seconds:
+            return self._seconds - self._saved
+        self._saved -= self._seconds
+        return 0.0
+
+
 class Directory:
     """Reads from one tenant. Connects at the first question, once for each event loop.
 
@@ -294,6 +319,8 @@ class Directory:
         client_id: which managed identity; None for the app's only one.
         timeout: seconds from asking for a token to the last byte of a page.
         lookup_timeout: the same for a question about one account.
+
+        row_questions: how many questions about one row of the report may be asked.
 
     Raises:
         SetupFault: the two settings don't go together.
@@ -307,10 +334,12 @@ class Directory:
         *,
         timeout: float = REQUEST_SECONDS,
         lookup_timeout: float = LOOKUP_SECONDS,
+        row_questions: Allowance | None = None,
     ) -> None:
         _check_settings(base_url, auth)
         self._timeout = timeout
         self._lookup_timeout = lookup_timeout
+        self._row_questions = row_questions or Allowance()
         self._base_url = base_url.rstrip("/")
         self._auth: Auth = auth
         self._client_id = client_id
@@ -363,11 +392,14 @@ class Directory:
         Args:
             person: the object id, 16 bytes.
 
-        Raises RetryLater and SetupFault, as `read_page` does.
+        Raises RetryLater and SetupFault, as `read_page` does; RetryLater also where the report has
+        been asked as often as the sweep can spare.
         """
         object_id = str(uuid.UUID(bytes=person))
         connection = self._connect()
         if how == "report" or done_when == "capable":
+            if (wait := self._row_questions.take()) > 0:
+                raise RetryLater("The report's requests are kept for the sweep.", wait)
             report = connection.graph.reports.authentication_methods.user_registration_details
             one_row = report.by_user_registration_details_id(object_id)
             request = one_row.to_get_request_information()

@@ -7,6 +7,7 @@ config-versions/{campaign}/waves         something of this campaign has gone out
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 STOP = "stop"
 _WAVES = "waves"
+_VERSION = re.compile(r"([0-9]+)\.yaml")
 
 
 class FileSeen(msgspec.Struct, frozen=True):
@@ -74,10 +76,9 @@ class CampaignStore:
         # Names sort by number within a campaign, so the last one of each is the newest.
         async for blob in self._versions.list_blobs(include=["metadata"]):
             campaign, _, name = blob.name.partition("/")
-            if name != _WAVES:
-                number = int(name.removesuffix(".yaml"))
+            if number := _VERSION.fullmatch(name):
                 newest[campaign] = VersionSeen(
-                    campaign, number, (blob.metadata or {}).get("file", "")
+                    campaign, int(number[1]), (blob.metadata or {}).get("file", "")
                 )
         return newest
 

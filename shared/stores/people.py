@@ -11,7 +11,9 @@ so that nobody overwrites what another has written:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from itertools import batched
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,6 +41,17 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
     evidence: str = ""
     etag: str = ""
 
+    def beside(self, other: Person, *, completions: bool) -> Person:
+        """What is known together with what another campaign knows; of that campaign's confirmed
+        completions only where they prove what this one asks for (`completions`)."""
+        return msgspec.structs.replace(
+            self,
+            bad=self.bad | other.bad,
+            opted_out_at=_later(self.opted_out_at, other.opted_out_at),
+            reported_at=_later(self.reported_at, other.reported_at),
+            confirmed_at=_later(self.confirmed_at, other.confirmed_at if completions else None),
+        )
+
 
 NOBODY = Person()
 
@@ -58,32 +71,29 @@ class People:
         }
 
     async def remember_completed(
-        self,
-        campaign: str,
-        shard: int,
-        people: Sequence[bytes],
-        kind: CompletionKind,
-        evidence: str,
+        self, campaign: str, shard: int, people: Mapping[bytes, str], kind: CompletionKind
     ) -> None:
-        """Remember that these people, each named once, have registered or say so."""
+        """Remember that these people have registered, each with the evidence, or say so."""
         if kind == "confirmed":
-            facts = {"confirmed_at": to_text(self._clock.campaign_now()), "evidence": evidence}
-            await self._remember(campaign, shard, people, facts, "completed")
+            at = to_text(self._clock.campaign_now())
+            facts = {who: {"confirmed_at": at, "evidence": why} for who, why in people.items()}
+            await self._remember(campaign, shard, facts, "completed")
         else:
-            facts = {"reported_at": to_text(self._clock.storage_now())}
-            await self._remember(campaign, shard, people, facts, "reported")
+            at = to_text(self._clock.storage_now())
+            await self._remember(
+                campaign, shard, {who: {"reported_at": at} for who in people}, "reported"
+            )
 
     async def remember_opted_out(self, campaign: str, shard: int, person: bytes) -> None:
         """Remember that a person asked for no more reminders."""
-        facts = {"opted_out_at": to_text(self._clock.storage_now())}
-        await self._remember(campaign, shard, [person], facts, "opted_out")
+        facts = {person: {"opted_out_at": to_text(self._clock.storage_now())}}
+        await self._remember(campaign, shard, facts, "opted_out")
 
     async def _remember(
         self,
         campaign: str,
         shard: int,
-        people: Sequence[bytes],
-        facts: dict[str, str],
+        facts: Mapping[bytes, dict[str, str]],
         change: ChangeKind,
     ) -> None:
         """Facts and the change that makes dispatch heed them, in one transaction: whoever reads
@@ -93,10 +103,10 @@ class People:
         """
         partition = partition_of(campaign, shard)
         at = to_text(self._clock.storage_now())
-        for start in range(0, len(people), _PEOPLE_A_TRANSACTION):
+        for batch in batched(facts.items(), _PEOPLE_A_TRANSACTION, strict=False):
             writes: list[Write] = []
-            for person in people[start : start + _PEOPLE_A_TRANSACTION]:
-                row = {"PartitionKey": partition, "RowKey": _key_of(person), **facts}
+            for person, known in batch:
+                row = {"PartitionKey": partition, "RowKey": _key_of(person), **known}
                 writes.append(Write("set", row))
                 writes.append(Write("put", change_row(partition, at, person, change)))
             await self._table.transact(writes)
@@ -127,6 +137,10 @@ class People:
             except Conflict:
                 continue
             return
+
+
+def _later[Time: datetime](one: Time | None, other: Time | None) -> Time | None:
+    return max((time for time in (one, other) if time is not None), default=None)
 
 
 def _key_of(person: bytes) -> str:

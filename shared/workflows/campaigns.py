@@ -7,6 +7,7 @@ pauses its campaign; two files with one campaign's name are a mistake in both.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -51,6 +52,10 @@ class Standing:
     paused: tuple[str, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
 
+    @property
+    def is_live(self) -> bool:
+        return self.campaign.sending.mode == "live"
+
 
 @dataclass(frozen=True)
 class Book:
@@ -62,8 +67,9 @@ class Book:
 
     def find_current(self, now: CampaignTime) -> Standing | None:
         """The campaign that somebody means who names none: the next one to end, or else the last
-        that did."""
-        by_end = sorted(self.standings.values(), key=lambda one: one.schedule.ends)
+        that did; one that writes to people before one that does not."""
+        writes = [one for one in self.standings.values() if one.file and one.is_live]
+        by_end = sorted(writes or self.standings.values(), key=lambda one: one.schedule.ends)
         return next(
             (one for one in by_end if one.schedule.ends > now), by_end[-1] if by_end else None
         )
@@ -90,14 +96,16 @@ class CampaignBook:
         self._refused: dict[str, tuple[int, bytes, CampaignMistakes]] = {}
         self._versions: dict[tuple[str, int], tuple[Campaign, Schedule]] = {}
         self._told: dict[str, tuple[str, ...]] = {}
+        self._reading = asyncio.Lock()
         self._book: Book | None = None
         self._read_at = 0.0
 
     async def read(self) -> Book:
         """The book, as of ten seconds ago at the oldest (`ages.config_cache`)."""
-        if self._book is None or monotonic() - self._read_at > self._clock.ages.config_cache:
-            return await self.refresh()
-        return self._book
+        async with self._reading:  # requests that miss the cache together wait for one of them
+            if self._book is None or monotonic() - self._read_at > self._clock.ages.config_cache:
+                return await self.refresh()
+            return self._book
 
     async def refresh(self, *, accept: bool = False) -> Book:
         """Read everything now; with `accept`, what is new and valid becomes a version."""
@@ -252,15 +260,15 @@ class CampaignBook:
 
     async def _touches_had(self, name: str) -> frozenset[str]:
         """Touches that somebody has had: they may not be renamed."""
-        return frozenset(
-            [
-                parcel.touch
-                for shard in range(len(SHARDS))
-                async for parcel in self._stores.ledger.scan(
-                    name, shard, where="state ne 'closed' and state ne 'planned'"
-                )
-            ]
-        )
+        had = "state ne 'closed' and state ne 'planned'"
+
+        async def touches_of(shard: int) -> set[str]:
+            scan = self._stores.ledger.scan(name, shard, where=had, ids=False)
+            return {parcel.touch async for parcel in scan}
+
+        # Whoever has opened a page may wait for this: the shards side by side, and without ids.
+        found = await asyncio.gather(*(touches_of(shard) for shard in range(len(SHARDS))))
+        return frozenset[str]().union(*found)
 
 
 def _sort_by_campaign(

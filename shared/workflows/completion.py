@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from enum import StrEnum
+from itertools import batched
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,7 +20,8 @@ from azure.core.exceptions import AzureError
 from shared.errors import BadToken, NotRecorded, RetryLater, SetupFault
 from shared.rules.completion import CompletionKind
 from shared.rules.links import Purpose, Sealed, unseal
-from shared.rules.registration import Registration, shard_of
+from shared.rules.registration import DoneWhen, Registration, shard_of
+from shared.stores.table import Conflict
 from shared.workflows.alarms import note_event, raise_alarm
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ STORAGE_SECONDS = 10.0
 """What somebody who waits for a page can be asked to wait for storage; the SDK would go on trying
 for minutes."""
 
+_SIDE_BY_SIDE = 16
+"""Transactions under way at the same time; they are of different partitions."""
+
 
 class Completion(msgspec.Struct, frozen=True):
     """That somebody has registered.
@@ -39,11 +44,13 @@ class Completion(msgspec.Struct, frozen=True):
     Attributes:
         person: the 16 bytes of their object id.
         evidence: where we have it from, such as "methods"; nothing personal.
+        proves: for which `done_when` it counts as confirmed; "capable" is good for both.
     """
 
     person: bytes
     kind: CompletionKind
     evidence: str
+    proves: DoneWhen = "capable"
 
 
 class DoneOutcome(StrEnum):
@@ -102,40 +109,53 @@ class CompletionWorkflow:
         outcome, completion = await self._look_up(standing, sealed.person)
         if completion:
             async with storage_within(STORAGE_SECONDS):
-                await self.record([completion])
+                told = await self.record([completion])
+            _check_told(standing, told)
         note_event("done_link", campaign=standing.name, outcome=outcome)
         return standing, outcome
 
     async def opt_out(self, token: str) -> Standing:
         """Record that somebody wants no more reminders. Raises as `complete` does."""
         sealed, standing = await self._open("unsubscribe", token)
+        shard, remember = shard_of(sealed.person), self._stores.people.remember_opted_out
         async with storage_within(STORAGE_SECONDS):
-            book = await self._book.refresh()
-            for name in book.standings:
-                await self._stores.people.remember_opted_out(
-                    name, shard_of(sealed.person), sealed.person
-                )
+            told = await self._tell_all(lambda name: [remember(name, shard, sealed.person)])
+        _check_told(standing, told)
         note_event("opted_out", campaign=standing.name)
         return standing
 
-    async def record(self, completions: Sequence[Completion]) -> int:
+    async def record(self, completions: Sequence[Completion]) -> Set[str]:
         """Write completions into the shards of every campaign. The same once more does no harm.
 
-        Returns how many campaigns there are: where there is none, nothing is written.
+        Returns the campaigns: where there is none, nothing is written.
 
         Raises what storage raises; some of them may be written then, and are to be given again.
         """
-        # Read anew: a campaign that was accepted just now must know, too.
-        book = await self._book.refresh()
-        groups: defaultdict[tuple[int, CompletionKind, str], set[bytes]] = defaultdict(set)
-        for one in completions:
-            groups[shard_of(one.person), one.kind, one.evidence].add(one.person)
-        for name in book.standings:
-            for (shard, kind, evidence), people in groups.items():
-                await self._stores.people.remember_completed(
-                    name, shard, sorted(people), kind, evidence
-                )
-        return len(book.standings)
+        standings = (await self._book.read()).standings
+        remember = self._stores.people.remember_completed
+
+        def tell(name: str) -> Iterable[Awaitable[None]]:
+            groups: defaultdict[tuple[int, CompletionKind], dict[bytes, str]] = defaultdict(dict)
+            for one in completions:
+                kind = _kind_for(standings.get(name), one)
+                groups[shard_of(one.person), kind][one.person] = one.evidence
+            return (remember(name, shard, who, kind) for (shard, kind), who in groups.items())
+
+        return await self._tell_all(tell)
+
+    async def _tell_all(self, tell: Callable[[str], Iterable[Awaitable[None]]]) -> Set[str]:
+        """Write something into every campaign; `tell` gives the writes for one of them.
+
+        One that is accepted meanwhile is told as well. Whoever plans one that is accepted later
+        still reads what the others know (PlanWorkflow).
+        """
+        told: set[str] = set()
+        while fresh := (await self._stores.campaigns.list_newest()).keys() - told:
+            writes = (write for name in sorted(fresh) for write in tell(name))
+            for batch in batched(writes, _SIDE_BY_SIDE, strict=False):
+                await asyncio.gather(*batch)
+            told |= fresh
+        return told
 
     async def _open(self, purpose: Purpose, token: str) -> tuple[Sealed, Standing]:
         sealed = unseal(self._link_keys, purpose, token, self._clock.campaign_now())
@@ -165,10 +185,23 @@ class CompletionWorkflow:
         if found is None:
             raise BadToken("there is no such account")
         if found is Registration.REGISTERED:
-            return DoneOutcome.CONFIRMED, Completion(person, "confirmed", how)
+            return DoneOutcome.CONFIRMED, Completion(person, "confirmed", how, done_when)
         if found is Registration.UNREGISTERED and how == "methods":
             return DoneOutcome.NOT_REGISTERED, None
         return DoneOutcome.NOT_SEEN, by_themselves
+
+
+def _kind_for(standing: Standing | None, completion: Completion) -> CompletionKind:
+    """What a completion is worth to a campaign: that somebody has a method does not prove that
+    policy lets them use it."""
+    asks = standing.campaign.done_when if standing else completion.proves
+    return completion.kind if completion.proves in ("capable", asks) else "reported"
+
+
+def _check_told(standing: Standing, told: Set[str]) -> None:
+    """Nobody is thanked where all of a campaign was deleted since our view of it."""
+    if standing.name not in told:
+        raise NotRecorded("its campaign is gone")
 
 
 def _find(book: Book, sealed: Sealed) -> Standing | None:
@@ -181,5 +214,5 @@ async def storage_within(seconds: float) -> AsyncGenerator[None]:
     try:
         async with asyncio.timeout(seconds):
             yield
-    except (AzureError, TimeoutError) as error:
+    except (AzureError, Conflict, TimeoutError) as error:
         raise NotRecorded(f"storage failed ({type(error).__name__})") from error

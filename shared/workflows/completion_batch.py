@@ -87,6 +87,7 @@ class _Entry:
     event: Event
     person: bytes = b""
     evidence: str = ""
+    proves: DoneWhen = "capable"
     answer: ItemAnswer | None = None
 
     def end(self, status: Status, detail: str = "") -> None:
@@ -214,6 +215,7 @@ class CompletionBatchWorkflow:
             registration = found.get(entry.person)
             if registration is Registration.REGISTERED:
                 entry.evidence += f", verified by {how}"
+                entry.proves = done_when
             elif registration is not None:
                 behind = " It is hours behind: tell it again later." if how == "report" else ""
                 entry.end("rejected", _NOT_REGISTERED[registration] + behind)
@@ -233,7 +235,9 @@ class CompletionBatchWorkflow:
     async def _write(self, entries: Sequence[_Entry]) -> None:
         if not entries:
             return
-        completions = [Completion(one.person, "confirmed", one.evidence) for one in entries]
+        completions = [
+            Completion(one.person, "confirmed", one.evidence, one.proves) for one in entries
+        ]
         async with storage_within(self._storage_seconds):
             campaigns = await self._completion.record(completions)
         if not campaigns:

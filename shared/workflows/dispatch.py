@@ -63,6 +63,9 @@ if TYPE_CHECKING:
 NO_CLEAR_ANSWER = "no clear answer"
 """Reason of a row whose call may have been accepted; see `CHANGES` in rules/parcels."""
 
+_MOST_LOOKS = 2
+"""How often it is looked up who is left out, where that grows too old before the claim."""
+
 MOST_FAULTS = 3
 """Faults of our own between claim and call; the third closes the row as failed."""
 
@@ -114,19 +117,24 @@ class DispatchWorkflow:
             return
         part = Slice(message.offset, message.length, message.digest)
         recipients = await self._stores.outbox.read(message.outbox, part)
-        left_out = await self._find_left_out(standing, message, recipients)
-        remaining = [
-            index
-            for index in range(len(recipients))
-            if not has_bit(left_out, index) and not has_bit(message.refused, index)
-        ]
-        if not remaining:
-            await self._close_empty(message, left_out)
-            return
-        attempt = secrets.token_hex(8)
-        # One look at the clock, as late as can be: it chooses the guide and dates the claim.
-        touched_at = self._clock.campaign_now()
-        prepared = self._prepare(standing, message, recipients, remaining, attempt, touched_at)
+        for _ in range(_MOST_LOOKS):
+            looked_at, left_out = await self._find_left_out(standing, message, recipients)
+            remaining = [
+                index
+                for index in range(len(recipients))
+                if not has_bit(left_out, index) and not has_bit(message.refused, index)
+            ]
+            if not remaining:
+                await self._close_empty(message, left_out)
+                return
+            attempt = secrets.token_hex(8)
+            # One look at the clock, as late as can be: it chooses the guide and dates the claim.
+            touched_at = self._clock.campaign_now()
+            prepared = self._prepare(standing, message, recipients, remaining, attempt, touched_at)
+            if monotonic() - looked_at <= self._clock.ages.changes_known:
+                break
+        else:
+            return  # something here is too slow to heed who completed: it is handed out again
         claimed_from = monotonic()
         claimed = await self._claim(message, attempt, touched_at, left_out)
         if claimed is None:
@@ -199,12 +207,13 @@ class DispatchWorkflow:
 
     async def _find_left_out(
         self, standing: Standing, message: HandOut, recipients: Sequence[Recipient]
-    ) -> bytes:
-        """The bitmap of those who completed, opted out or were left out since planning; and of
-        those who say that they have registered, as long as that counts."""
+    ) -> tuple[float, bytes]:
+        """The bitmap of those who completed, opted out or were left out since planning, and of
+        those who say that they have registered, as long as that counts; with the monotonic time
+        as of which that is known."""
         margin = timedelta(seconds=self._clock.ages.changes_before)
         since = StorageTime(message.planned_from - margin)
-        changes = await self._read_changes(message.campaign, message.shard, since)
+        looked_at, changes = await self._read_changes(message.campaign, message.shard, since)
         changed = [
             index
             for index, recipient in enumerate(recipients)
@@ -212,31 +221,44 @@ class DispatchWorkflow:
         ]
         last = standing.schedule.last_before
         if changes.reported and not (last and message.touch == last.touch):
-            changed += await self._find_silenced(changes, recipients)
-        return with_bits(message.left_out, changed) if changed else message.left_out
+            changed += await self._find_silenced(message, changes, recipients)
+        return looked_at, with_bits(message.left_out, changed) if changed else message.left_out
 
     async def _find_silenced(
-        self, changes: Changes, recipients: Sequence[Recipient]
+        self, message: HandOut, changes: Changes, recipients: Sequence[Recipient]
     ) -> Sequence[int]:
-        """Who says that they have registered, and no sweep has looked since."""
+        """Who says that they have registered, and no sweep has looked since.
+
+        The sweep that counts is the one under which the shard was planned last: a newer one may
+        have seen that they are right, and tells so only once its planning has taken the row back
+        or noted the change.
+        """
         reported = [
             (index, at)
             for index, recipient in enumerate(recipients)
             if (at := changes.reported.get(recipient.id)) is not None
         ]
-        sweep = await self._stores.sweeps.read_committed() if reported else None
+        if not reported:
+            return []
+        fence = await self._stores.ledger.read_fence(message.campaign, message.shard)
+        number = fence.sweep if fence and fence.done else message.sweep
+        sweep = await self._stores.sweeps.read(number)
         return [index for index, at in reported if sweep and silences(at, sweep.opened_at)]
 
-    async def _read_changes(self, campaign: str, shard: int, since: StorageTime) -> Changes:
-        """The shard's changes since then, or since longer, as of `changes_cache` ago at most."""
+    async def _read_changes(
+        self, campaign: str, shard: int, since: StorageTime
+    ) -> tuple[float, Changes]:
+        """The shard's changes since then, or since longer, as of `changes_cache` ago at most; with
+        the monotonic time at which they were read."""
         async with self._filling["changes", partition_of(campaign, shard)]:
             key = (campaign, shard)
             read_at, from_time, changes = self._changes.get(key, (0.0, since, None))
             now, age = monotonic(), self._clock.ages.changes_cache
             if changes is None or since < from_time or now - read_at > age:
                 changes = await self._stores.ledger.read_changes(campaign, shard, since)
-                self._changes[key] = (now, since, changes)
-            return changes
+                read_at = now
+                self._changes[key] = (read_at, since, changes)
+            return read_at, changes
 
     def _prepare(
         self,

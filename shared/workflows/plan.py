@@ -172,7 +172,7 @@ class PlanWorkflow:
         run_id = secrets.token_hex(6)
         run = await ledger.take_fence(standing.name, shard, fence, pair, run_id, began_at)
         survivors = await self._take_back(standing, run)
-        people = await self._stores.people.read_shard(standing.name, shard)
+        people = await self._read_people(standing, shard)
         facts = await self._load(standing.campaign, sweep, shard, run)
         await run.refresh()
         plan = _ShardPlan(
@@ -197,6 +197,21 @@ class PlanWorkflow:
             recipients=counts.recipients,
         )
         return True
+
+    async def _read_people(self, standing: Standing, shard: int) -> dict[bytes, Person]:
+        """What is remembered of the shard's people, by this campaign or by another.
+
+        What people say is written into every campaign that there is; this one may have come later.
+        """
+        asks = standing.campaign.done_when
+        people = await self._stores.people.read_shard(standing.name, shard)
+        for other in (await self._book.read()).standings.values():
+            if other.name == standing.name:
+                continue
+            proven = other.campaign.done_when in ("capable", asks)
+            for who, known in (await self._stores.people.read_shard(other.name, shard)).items():
+                people[who] = people.get(who, NOBODY).beside(known, completions=proven)
+        return people
 
     async def _hold_if_lost(self, campaign: str, pair: tuple[int, int]) -> None:
         """A shard without a fence under a pair that was let go once: the ledger is not the one that
@@ -394,7 +409,7 @@ class PlanWorkflow:
         them; "" where something can."""
         due: dict[bytes, str] = {}
         for shard in range(len(SHARDS)):
-            people = await self._stores.people.read_shard(standing.name, shard)
+            people = await self._read_people(standing, shard)
             facts = await self._load(standing.campaign, sweep, shard)
             for judged in self.judge(standing.campaign, sweep, facts, people):
                 unregistered = judged.registration is Registration.UNREGISTERED

@@ -88,8 +88,8 @@ EVER = StorageTime(datetime(2000, 1, 1, tzinfo=UTC))
 async def test_a_completion_is_remembered_with_its_evidence_and_dispatch_is_told(
     people: People, ledger: Ledger
 ) -> None:
-    await people.remember_completed(CAMPAIGN, SHARD, [person(1)], "confirmed", "methods")
-    await people.remember_completed(CAMPAIGN, SHARD, [person(2)], "reported", "by themselves")
+    await people.remember_completed(CAMPAIGN, SHARD, {person(1): "methods"}, "confirmed")
+    await people.remember_completed(CAMPAIGN, SHARD, {person(2): ""}, "reported")
     await people.remember_opted_out(CAMPAIGN, SHARD, person(3))
     found = await people.read_shard(CAMPAIGN, SHARD)
     assert {
@@ -108,7 +108,7 @@ async def test_a_completion_is_remembered_with_its_evidence_and_dispatch_is_told
 
 async def test_the_same_said_twice_is_the_same(people: People) -> None:
     for _ in range(2):
-        await people.remember_completed(CAMPAIGN, SHARD, [person(1)], "confirmed", "methods")
+        await people.remember_completed(CAMPAIGN, SHARD, {person(1): "methods"}, "confirmed")
         await people.remember_opted_out(CAMPAIGN, SHARD, person(1))
     (one,) = (await people.read_shard(CAMPAIGN, SHARD)).values()
     assert one.confirmed_at
@@ -118,8 +118,8 @@ async def test_the_same_said_twice_is_the_same(people: People) -> None:
 async def test_nobody_overwrites_what_another_remembers(people: People) -> None:
     hashes = [bytes([number]) * 16 for number in range(4)]
     await asyncio.gather(
-        people.remember_completed(CAMPAIGN, SHARD, [person(1)], "confirmed", "methods"),
-        people.remember_completed(CAMPAIGN, SHARD, [person(1)], "reported", "by themselves"),
+        people.remember_completed(CAMPAIGN, SHARD, {person(1): "methods"}, "confirmed"),
+        people.remember_completed(CAMPAIGN, SHARD, {person(1): ""}, "reported"),
         people.remember_opted_out(CAMPAIGN, SHARD, person(1)),
         *(people.remember_bad(CAMPAIGN, SHARD, [(person(1), one)]) for one in hashes),
     )
@@ -132,7 +132,9 @@ async def test_nobody_overwrites_what_another_remembers(people: People) -> None:
 
 async def test_many_at_once_are_all_remembered(people: People, ledger: Ledger) -> None:
     everybody = [person(number) for number in range(120)]
-    await people.remember_completed(CAMPAIGN, SHARD, everybody, "confirmed", "callback")
+    await people.remember_completed(
+        CAMPAIGN, SHARD, dict.fromkeys(everybody, "callback"), "confirmed"
+    )
     assert set(await people.read_shard(CAMPAIGN, SHARD)) == set(everybody)
     changes = await ledger.read_changes(CAMPAIGN, SHARD, EVER)
     assert set(changes.left_out) == set(everybody)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from functions.wiring import App, build_app
+from shared.clock import CampaignTime
 from shared.rules.parcels import State
 from shared.settings import read_settings
+from shared.stores.names import NAMES
 from shared.workflows.campaigns import Standing
 from tests.graph import GROUP, Graph, example, people, running_with
 from tests.sending import alarms_of
@@ -210,6 +212,50 @@ async def test_campaigns_stand_side_by_side(connection_string: str, tmp_path: Pa
 
 
 # --- what a new version sets going ---------------------------------------------------------------
+
+
+LATER = [("deadline: 2027-03-31", "deadline: 2027-06-30"), ("2027-04-01", "2027-07-01")]
+
+
+@pytest.mark.parametrize(
+    ("file", "other", "now", "current"),
+    [
+        (example(), example((NAME, "spring"), *LATER), FORTNIGHT, NAME),
+        (example(), example((NAME, "spring"), *LATER), FORTNIGHT + timedelta(days=60), "spring"),
+        (example(), example((NAME, "spring"), *LATER), FORTNIGHT + timedelta(days=600), "spring"),
+        (example(mode="dry-run"), example((NAME, "spring"), *LATER), FORTNIGHT, "spring"),
+        (example(mode="dry-run"), None, FORTNIGHT, NAME),
+        (None, None, FORTNIGHT, None),
+    ],
+)
+async def test_the_campaign_that_is_meant_where_none_is_named(
+    world: World, file: str | None, other: str | None, now: datetime, current: str | None
+) -> None:
+    for name, text in (("alumni.yaml", file), ("spring.yaml", other)):
+        if text:
+            await world.write_campaign(text, file=name)
+    found = (await world.app.book.refresh(accept=True)).find_current(CampaignTime(now))
+    assert current == (found and found.name)
+
+
+@pytest.mark.invariant(7)
+async def test_mistakes_are_looked_for_once_however_many_pages_are_opened(world: World) -> None:
+    """A touch that people have had is renamed: the ledger says so, and is asked once."""
+    await world.write_campaign()
+    await world.sweep()
+    await world.write_campaign(example(("touch: fortnight,", "touch: two-weeks,")))
+    web = world.another_app()
+    books = await asyncio.gather(*(web.book.read() for _ in range(20)))
+    assert len({id(book) for book in books}) == 1
+    assert books[0].standings[NAME].mistakes
+
+
+async def test_a_foreign_blob_beside_the_versions_is_passed_over(world: World) -> None:
+    await world.write_campaign()
+    await stand(world)
+    container = world.app.account.container(NAMES.containers.versions)
+    await container.get_blob_client(f"{NAME}/notes.txt").upload_blob(b"by hand")
+    assert (await stand(world)).version == 1
 
 
 async def test_a_new_touch_is_planned_without_a_new_sweep(

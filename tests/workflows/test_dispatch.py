@@ -25,7 +25,7 @@ from shared.services.senders.sendgrid import SendGrid
 from shared.stores.names import NAMES
 from shared.stores.outbox import OutboxDamaged
 from shared.stores.parcels import ChangeKind, change_row, partition_of, to_text
-from shared.stores.queues import hand_out_from
+from shared.stores.queues import ReadPages, decode_message, hand_out_from
 from shared.stores.table import Table, Write
 from shared.workflows.dispatch import DispatchWorkflow, SendingSettings
 from tests.graph import Someone
@@ -811,17 +811,83 @@ async def test_what_somebody_said_before_the_sweep_no_longer_silences(desk: Desk
     everybody = in_one_shard(3)
     await desk.plan(everybody)
     stores, ids = desk.app.stores, [one.id16 for one in everybody]
-    await stores.people.remember_completed(NAME, 0, ids[:1], "reported", "by themselves")
+    await stores.people.remember_completed(NAME, 0, {ids[0]: ""}, "reported")
     desk.clock.let_pass(seconds=5)
     desk.move_clock(EARLY)
     await desk.world.sweep()
     desk.move_clock(FORTNIGHT)
     desk.clock.let_pass(seconds=5)
-    await stores.people.remember_completed(NAME, 0, ids[1:2], "reported", "by themselves")
+    await stores.people.remember_completed(NAME, 0, {ids[1]: ""}, "reported")
     await desk.send_due()
     (call,) = desk.provider.calls
     assert sorted(number_of(person) for _, person in call.row.people()) == [0, 16, 32]
     assert call.indices == [0, 2]
+
+
+@pytest.mark.invariant(4)
+async def test_a_newer_sweep_says_nothing_before_it_is_planned(desk: Desk) -> None:
+    """It is committed, and has seen that somebody has registered as they said; the row of the sweep
+    before it is with the sender already."""
+    everybody = in_one_shard(2)
+    await desk.plan(everybody)
+    await desk.release()
+    (message,) = await desk.take()
+    people, first = desk.app.stores.people, everybody[0].id16
+    await people.remember_completed(NAME, 0, {first: ""}, "reported")
+    desk.clock.let_pass(seconds=60)
+    desk.graph.change([0], registered=True)
+    await desk.app.sweeps.start()
+    sweeps = desk.app.account.queue(NAMES.queues.sweep)
+    while batch := [one async for one in sweeps.receive_messages(max_messages=32)]:
+        for one in batch:
+            await desk.app.sweeps.read(decode_message(one.content, ReadPages))
+            await sweeps.delete_message(one)
+    committed = await desk.app.stores.sweeps.read_committed()
+    assert committed
+    assert committed.number == 2
+    await desk.send(message)
+    (call,) = desk.provider.calls
+    assert call.indices == [1]
+
+
+@pytest.mark.invariant(4)
+@pytest.mark.parametrize("ages", [msgspec.structs.replace(AGES, changes_cache=60)])
+async def test_changes_are_read_again_when_they_are_old(desk: Desk) -> None:
+    """A cache that serves for a minute, and a claim that wants to know of the last half second."""
+    everybody = in_one_shard(3)
+    await desk.plan(everybody, parcel_size=1)
+    people = desk.app.stores.people
+    await desk.release()
+    first, second, third = await desk.take()
+    await desk.send(first)
+    await people.remember_completed(NAME, 0, dict.fromkeys(_ids(everybody), "x"), "confirmed")
+    await desk.send(second)
+    assert len(desk.provider.calls) == 2, "as of a moment ago nobody had completed"
+    desk.clock.ages = msgspec.structs.replace(desk.clock.ages, changes_cache=0.05)
+    await asyncio.sleep(0.1)
+    await desk.send(third)
+    assert len(desk.provider.calls) == 2
+
+
+@pytest.mark.invariant(4)
+@pytest.mark.parametrize(
+    "ages", [msgspec.structs.replace(AGES, changes_cache=60, changes_known=0.05)]
+)
+async def test_nothing_is_claimed_on_what_is_known_too_long(desk: Desk) -> None:
+    """Where looking and rendering take longer than what was read may be old, the row stays."""
+    everybody = in_one_shard(2)
+    await desk.plan(everybody, parcel_size=1)
+    await desk.release()
+    first, second = await desk.take()
+    await desk.send(first)
+    await asyncio.sleep(0.1)
+    await desk.send(second)
+    assert len(desk.provider.calls) == 1
+    assert (await desk.row(second)).state is State.PLANNED
+
+
+def _ids(everybody: list[Someone]) -> list[bytes]:
+    return [one.id16 for one in everybody]
 
 
 # --- which guide, and whose links -----------------------------------------------------------------

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Coroutine, Generator, Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -284,13 +284,23 @@ async def test_people_of_rows_that_survive_are_left_out_once_they_are_done(
         graph.change([16], enabled=False)
         graph.change([32], registered=None)  # nothing is known of them any more
         graph.groups[GROUP] = [one for one in graph.groups[GROUP] if one.number != 48]
+        await remember(world, 80, "confirmed")
+        await remember(world, 96, "opted out")
+        await forget_changes(world)
         await world.sweep()
         since = StorageTime(parcel.planned_from - timedelta(minutes=10))
         changes = await world.app.stores.ledger.read_changes(NAME, 0, since)
-        assert sorted(changes.left_out) == everybody(members[:4])
+        assert sorted(changes.left_out) == everybody([*members[:4], *members[5:7]])
 
 
 # --- what people have said, and what is known of them beside the report ---------------------------
+
+
+async def forget_changes(world: World) -> None:
+    """So that only what planning itself notes is there afterwards."""
+    await world.app.stores.ledger.delete_changes(
+        NAME, 0, StorageTime(datetime.max.replace(tzinfo=UTC))
+    )
 
 
 async def remember(world: World, number: int, what: str) -> None:
@@ -299,9 +309,9 @@ async def remember(world: World, number: int, what: str) -> None:
     person = Someone(number=number).id16
     match what:
         case "confirmed":
-            await people.remember_completed(NAME, 0, [person], "confirmed", "methods")
+            await people.remember_completed(NAME, 0, {person: "methods"}, "confirmed")
         case "reported":
-            await people.remember_completed(NAME, 0, [person], "reported", "by themselves")
+            await people.remember_completed(NAME, 0, {person: ""}, "reported")
         case _:
             await people.remember_opted_out(NAME, 0, person)
 
@@ -361,6 +371,35 @@ async def test_what_somebody_says_during_a_sweep_waits_for_the_next(
         await world.sweep()  # it looks, and sees nothing
         assert Someone(number=16).id16 in open_people(await world.parcels())
         assert (await verdict_of(world, 2, 2)).counts.reported == 0
+
+
+@pytest.mark.invariant(4)
+@pytest.mark.parametrize(
+    ("ours", "theirs", "what", "planned"),
+    [
+        ("registered", "registered", "opted out", False),
+        ("capable", "registered", "opted out", False),
+        ("registered", "registered", "confirmed", False),
+        ("registered", "capable", "confirmed", False),
+        ("capable", "capable", "confirmed", False),
+        ("capable", "registered", "confirmed", True),  # it proves less than is asked for
+    ],
+)
+async def test_a_campaign_knows_what_was_said_before_it_was_there(
+    connection_string: str, tmp_path: Path, ours: str, theirs: str, what: str, planned: bool
+) -> None:
+    other = "staff-2027"
+    graph = Graph({GROUP: [Someone(number=16 * n) for n in range(3)]})
+    async with running_with(graph, connection_string, tmp_path, at=NIGHT) as world:
+        await world.write_campaign(example(("done_when: registered", f"done_when: {theirs}")))
+        await world.app.book.refresh(accept=True)
+        await remember(world, 16, what)
+        text = example((NAME, other), ("done_when: registered", f"done_when: {ours}"))
+        await world.write_campaign(text, file="staff.yaml")
+        await world.sweep()
+        rows = await world.parcels(other)
+        assert (Someone(number=16).id16 in open_people(rows)) is planned
+        assert Someone(number=0).id16 in open_people(rows)
 
 
 @pytest.mark.invariant(2, 4)
