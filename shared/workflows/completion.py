@@ -146,16 +146,20 @@ class CompletionWorkflow:
     async def _tell_all(self, tell: Callable[[str], Iterable[Awaitable[None]]]) -> Set[str]:
         """Write something into every campaign; `tell` gives the writes for one of them.
 
-        One that is accepted meanwhile is told as well. Whoever plans one that is accepted later
-        still reads what the others know (PlanWorkflow).
+        First into those that we know of, then into those that a look shows beside them: our view
+        is seconds old, and has none whose version cannot be read. One that is accepted after that
+        look reads what the others know when it is planned (PlanWorkflow).
         """
         told: set[str] = set()
-        while fresh := (await self._stores.campaigns.list_newest()).keys() - told:
-            writes = (write for name in sorted(fresh) for write in tell(name))
+        campaigns = (await self._book.read()).standings.keys()
+        while True:
+            writes = (write for name in sorted(campaigns - told) for write in tell(name))
             for batch in batched(writes, _SIDE_BY_SIDE, strict=False):
                 await asyncio.gather(*batch)
-            told |= fresh
-        return told
+            told |= campaigns
+            campaigns = (await self._stores.campaigns.list_newest()).keys()
+            if campaigns <= told:
+                return campaigns
 
     async def _open(self, purpose: Purpose, token: str) -> tuple[Sealed, Standing]:
         sealed = unseal(self._link_keys, purpose, token, self._clock.campaign_now())
@@ -194,7 +198,7 @@ class CompletionWorkflow:
 def _kind_for(standing: Standing | None, completion: Completion) -> CompletionKind:
     """What a completion is worth to a campaign: that somebody has a method does not prove that
     policy lets them use it."""
-    asks = standing.campaign.done_when if standing else completion.proves
+    asks = standing.campaign.done_when if standing else "capable"
     return completion.kind if completion.proves in ("capable", asks) else "reported"
 
 

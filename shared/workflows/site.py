@@ -22,6 +22,7 @@ from shared.errors import BadToken, LinkExpired, NotRecorded
 from shared.messages.pages import PageName, choose_page_language, render_guide, render_page
 from shared.messages.rendering import guide_url
 from shared.messages.words import offered_languages
+from shared.workflows.alarms import note_event
 from shared.workflows.completion import STORAGE_SECONDS, DoneOutcome, storage_within
 from shared.workflows.status_page import render_status
 
@@ -153,7 +154,8 @@ class SiteWorkflow:
             answer = await self._refuse(error, accept_language)
             await asyncio.sleep(REFUSAL_SECONDS - (monotonic() - began))
             return answer
-        except NotRecorded:
+        except NotRecorded as error:
+            note_event("not_recorded", purpose=purpose, detail=str(error))
             return self._page("not_recorded", standing, accept_language, status=503)
         return self._page(page, standing, accept_language)
 

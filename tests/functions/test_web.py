@@ -25,6 +25,7 @@ from shared.rules.registration import shard_of
 from shared.stores.names import NAMES
 from shared.stores.people import NOBODY, Person
 from tests.functions.conftest import running_host
+from tests.graph import example
 from tests.stores.relay import relaying
 from tests.world import FORTNIGHT, KEY, NAME, World, running_world
 
@@ -71,6 +72,14 @@ class Site:
         for name in msgspec.structs.astuple(NAMES.tables):
             async for row in self.world.app.account.table(name).list_entities():
                 found[f"{name} {row['PartitionKey']}", row["RowKey"]] = str(row.metadata["etag"])
+        return found
+
+    async def blobs(self) -> dict[str, str]:
+        """Every campaign file and version, with its ETag."""
+        found: dict[str, str] = {}
+        for name in (NAMES.containers.config, NAMES.containers.versions):
+            async for blob in self.world.app.account.container(name).list_blobs():
+                found[f"{name} {blob.name}"] = blob.etag
         return found
 
     async def known(self, person: bytes) -> Person:
@@ -199,6 +208,37 @@ async def test_looking_at_every_page_changes_nothing(site: Site, method: str) ->
     assert await site.rows() == before
 
 
+@pytest.mark.invariant(5, 7)
+async def test_no_page_accepts_what_lies_in_config(connection_string: str, tmp_path: Path) -> None:
+    """Only the sweep's timer does: here is a change of a campaign, and a campaign that is new."""
+    async with running_world(connection_string, tmp_path, people=PEOPLE) as world:
+        await world.write_campaign()
+        await world.app.book.refresh(accept=True)
+        await world.app.completion.opt_out(token_of(GONE, "unsubscribe"))
+        await world.write_campaign(example(("parcel_size: 500", "parcel_size: 400")))
+        await world.write_campaign(example((NAME, "new")), file="new.yaml")
+        no_cache = world.environment | {"AGES_SCALE": "0.002"}
+        async with running_host(no_cache) as host:
+            site = Site(host.url, host.ready["function_key"], world)
+            before = await site.rows(), await site.blobs()
+            assert len(before[1]) == 3
+            for path, status in {
+                "/guide/en": 200,
+                "/guide/en?campaign=new": 200,
+                f"/done/{token_of(GONE, 'done')}": 200,
+                f"/done/{token_of(GONE, 'done', campaign='new')}": 404,
+                f"/unsubscribe/{token_of(GONE, 'unsubscribe')}": 200,
+                f"/unsubscribe/{token_of(GONE, 'unsubscribe', campaign='new')}": 404,
+                "/done": 404,
+                f"/status?code={site.key}": 200,
+                "/assets/page.css": 200,
+            }.items():
+                assert (await site.ask(path)).status == status, path
+            assert (await site.rows(), await site.blobs()) == before
+        standings = (await world.app.book.refresh(accept=True)).standings
+        assert {name: one.version for name, one in standings.items()} == {NAME: 2, "new": 1}
+
+
 # --- "I have done it" -----------------------------------------------------------------------------
 
 
@@ -260,6 +300,22 @@ async def test_opting_out_is_recorded_at_once(site: Site, how: str) -> None:
     assert (await site.known(person)).opted_out_at
 
 
+@pytest.mark.invariant(4)
+async def test_two_processes_that_are_asked_at_once_both_thank_and_one_row_is_written(
+    site: Site,
+) -> None:
+    """The host's, and this one."""
+    person = person_who(registered=False, number=4)
+    token = token_of(person, "unsubscribe")
+    answer, page = await asyncio.gather(
+        site.ask(f"/unsubscribe/{token}", "POST"), site.world.app.site.unsubscribe(token, "")
+    )
+    assert (answer.status, answer.text) == (page.status, page.body)
+    assert "We have recorded your wish" in words_of(answer.text)
+    rows = [row for _, row in await site.rows() if row == f"person|{person.hex()}"]
+    assert len(rows) == 1
+
+
 async def test_nobody_is_thanked_for_what_storage_did_not_take(
     connection_string: str, tmp_path: Path
 ) -> None:
@@ -271,19 +327,22 @@ async def test_nobody_is_thanked_for_what_storage_did_not_take(
         await world.app.book.refresh(accept=True)
         async with running_host(world.environment) as host:
             site = Site(host.url, host.ready["function_key"], world)
-            path = f"/unsubscribe/{token_of(GONE, 'unsubscribe')}"
+            person = person_who(registered=True)
+            paths = [f"/{purpose}/{token_of(person, purpose)}" for purpose in PURPOSES]
             relay.busy = True
-            answer = await site.ask(path, "POST")
-            assert answer.status == 503
-            assert answer.headers["Retry-After"] == "60"
-            assert "not recorded" in words_of(answer.text)
-            assert "Thank" not in words_of(answer.text)
-            assert answer.text.count("<button") == 1, "to try again with"
-            assert answer.seconds < 15
+            for answer in await asyncio.gather(*(site.ask(path, "POST") for path in paths)):
+                assert answer.status == 503
+                assert answer.headers["Retry-After"] == "60"
+                assert "not recorded" in words_of(answer.text)
+                assert "Thank" not in words_of(answer.text)
+                assert answer.text.count("<button") == 1, "to try again with"
+                assert answer.seconds < 15
             relay.busy = False
-            assert await site.known(GONE) == NOBODY
-            assert (await site.ask(path, "POST")).status == 200
-            assert (await site.known(GONE)).opted_out_at
+            assert await site.known(person) == NOBODY
+            for path in paths:
+                assert (await site.ask(path, "POST")).status == 200
+            assert (await site.known(person)).opted_out_at
+            assert (await site.known(person)).confirmed_at
 
 
 # --- nobody learns whether an account exists ------------------------------------------------------
