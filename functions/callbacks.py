@@ -3,6 +3,8 @@
 docs/completions.openapi.yaml describes it to whoever calls; a test holds the two together.
 """
 
+import codecs
+
 import azure.functions as func
 import msgspec
 
@@ -55,6 +57,7 @@ def read_items(content_type: str, body: bytes) -> list[msgspec.Raw]:
         raise Refused(415, "The body must be JSON. Send Content-Type: application/json.")
     if len(body) > MOST_BYTES:
         raise Refused(413, f"The body is over {MOST_BYTES} bytes. Send the items in parts.")
+    body = body.removeprefix(codecs.BOM_UTF8)  # exports of spreadsheets begin with one
     try:
         if body.lstrip()[:1] == b"{":
             return [msgspec.json.decode(body, type=msgspec.Raw)]

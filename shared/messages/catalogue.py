@@ -29,7 +29,6 @@ type PageName = Literal[
     "link_bad",
     "link_expired",
     "no_guide",
-    "not_found",
     "unavailable",
 ]
 PAGES: tuple[PageName, ...] = get_args(PageName.__value__)

@@ -71,7 +71,7 @@ MOST_FAULTS = 3
 
 _DONE_LIFE = timedelta(days=30)
 _UNSUBSCRIBE_LIFE = timedelta(days=365)
-"""How long links open after the last touch."""
+"""How long links open after the last touch has closed: it may leave until then."""
 
 
 @dataclass(frozen=True)

@@ -560,7 +560,9 @@ def _outlook(standing: Standing, now: CampaignTime, touches: Sequence[TouchStatu
     told: list[str] = []
     for touch in touches:
         if touch.place == "under way":
-            told.append(f"`{touch.touch}` has reached {touch.people.get('accepted', 0):,} people")
+            reached = f"`{touch.touch}` has reached {touch.people.get('accepted', 0):,} people"
+            due = touch.people.get("planned", 0) + touch.people.get("claimed", 0)
+            told.append(f"{reached}, and {due:,} more are due" if due else reached)
         elif touch.place == "next" and touch.opening:
             day = touch.opening.astimezone(zone).date()
             days = format_days((day - now.astimezone(zone).date()).days)

@@ -118,7 +118,6 @@ REFUSED: dict[str, tuple[str, bytes, int, str]] = {
     "single quotes": ("application/json", b"{'a': 1}", 400, "array"),
     "no UTF-8": ("application/json", b'{"a": \xff}', 400, "array"),
     "UTF-16": ("application/json", '{"a": 1}'.encode("utf-16"), 400, "array"),
-    "a mark before it": ("application/json", b"\xef\xbb\xbf{}", 400, "array"),
     "deep arrays": ("application/json", b"[" * 500_000, 400, "array"),
     "deep objects": ("application/json", b'{"a":' * 100_000, 400, "array"),
     "a form feed": ("application/json", b"\x0c{}", 400, "array"),
@@ -138,6 +137,10 @@ def test_a_body_of_which_no_item_is_looked_at(
 def test_any_body_has_items_or_is_refused(body: bytes) -> None:
     with contextlib.suppress(Refused):
         assert read_items("application/json", body)
+
+
+def test_a_mark_before_it_is_passed_over() -> None:
+    assert read_items("application/json", b'\xef\xbb\xbf[{"a": 1}]') == [msgspec.Raw(b'{"a": 1}')]
 
 
 def test_as_much_as_is_allowed_is_taken() -> None:

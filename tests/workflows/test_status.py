@@ -407,8 +407,8 @@ async def test_what_needs_a_person_and_what_passes(
         assert campaign.headline == f"Needs you: {campaign.needs[0]}"
     else:
         assert campaign.headline == (
-            "All is well: `fortnight` has reached 0 people; `week` opens on Wed 24 March 2027, "
-            "09:00 (Asia/Hong_Kong), in 7 days."
+            "All is well: `fortnight` has reached 0 people, and 16 more are due; `week` opens on "
+            "Wed 24 March 2027, 09:00 (Asia/Hong_Kong), in 7 days."
         )
     assert not (waits and not campaign.waiting)
     printed = format_status(status)
