@@ -10,12 +10,11 @@ import msgspec
 
 from functions.wiring import app
 from shared.errors import NotRecorded
+from shared.workflows.completion import RETRY_AFTER
 from shared.workflows.completion_batch import BatchAnswer
 
 MOST_BYTES = 1 << 20
 MOST_ITEMS = 1000
-RETRY_AFTER = 60
-"""Seconds after which to tell again what was not recorded, where Graph names no time of its own."""
 
 blueprint = func.Blueprint()
 

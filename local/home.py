@@ -31,7 +31,7 @@ from local.pages import PAGE_HEADERS, Pages
 from local.person import People
 from local.serving import running_application
 from shared.clock import CampaignTime, monotonic
-from shared.rules.calendar import DAY, nearest_open_day, open_hours
+from shared.rules.calendar import next_hours, open_hours
 from shared.rules.campaign import Campaign, CampaignMistakes, Mistake, parse_campaign
 from shared.settings import is_loopback
 
@@ -152,7 +152,7 @@ class Home:
     async def _home_page(self, *, status: int = 200, told: str = "") -> web.Response:
         app, now = self._system.app, self._now()
         found = await app.status.collect()
-        standing = await self._find_standing()
+        standing = (await app.book.read()).find_current(now)  # it was read for the status just now
         name = standing.name if standing else None
         return self._pages.answer(
             "home",
@@ -318,14 +318,10 @@ def _no_such_person() -> NoReturn:
 
 
 def _window_now(campaign: Campaign, now: CampaignTime) -> WindowNow:
-    today = now.astimezone(campaign.zone).date()
-    hours = open_hours(campaign, today)
-    if hours and now < hours.closes:
-        is_open = hours.opens <= now
-        return WindowNow(is_open, hours.closes if is_open else hours.opens)
-    hours = open_hours(campaign, nearest_open_day(campaign, today + DAY, 1))
-    assert hours is not None, "the nearest open day is open"
-    return WindowNow(False, hours.opens)
+    hours = open_hours(campaign, now.astimezone(campaign.zone).date())
+    if hours and hours.opens <= now < hours.closes:
+        return WindowNow(True, hours.closes)
+    return WindowNow(False, next_hours(campaign, now).opens)
 
 
 @asynccontextmanager

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from local.pages import count
 from local.show import describe
 from local.watch import Progress, Watcher
 from shared.clock import CampaignTime
 from shared.rules.calendar import DAY
-from shared.workflows.status import format_moment
+from shared.workflows.status import count_things, format_moment
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -163,7 +162,7 @@ def _tell_sweep(number: int, was: CampaignStatus | None, found: CampaignStatus) 
     )
     newly = counts.registered - was.counts.registered if was and was.counts else 0
     if newly > 0:
-        sentence += f"; {count(newly, 'more is', 'more are')} registered than before"
+        sentence += f"; {count_things(newly, 'more is', 'more are')} registered than before"
     return f"{sentence}."
 
 
@@ -173,7 +172,7 @@ def _tell_touch(touch: TouchStatus, before: dict[str, int]) -> str | None:
     ends = {name: more[name] for name in ("accepted", *_NOT_SENT) if more.get(name, 0) > 0}
     if not ends:
         return None
-    sent = count(ends.pop("accepted", 0), "mail was", "mails were")
+    sent = count_things(ends.pop("accepted", 0), "mail was", "mails were")
     others = "".join(f"; {people:,} {_NOT_SENT[name]}" for name, people in ends.items())
     return f"{sent} sent of the touch `{touch.touch}`{others}."
 
@@ -181,11 +180,11 @@ def _tell_touch(touch: TouchStatus, before: dict[str, int]) -> str | None:
 def _tell_why_nothing(found: CampaignStatus, standing: Standing, now: CampaignTime) -> list[str]:
     due = sum(one.people.get("planned", 0) for one in found.touches if one.place == "under way")
     if due:
-        return [f"{count(due, 'mail is', 'mails are')} due, and waiting.", *found.waiting]
+        return [f"{count_things(due, 'mail is', 'mails are')} due, and waiting.", *found.waiting]
     coming = next_touch(standing.schedule, now)
     if coming is None:
         return ["Nobody was due: no touch is to come any more."]
     planned = _people_of(found, coming.touch).get("planned", 0)
     opening = format_moment(coming.opening, standing.campaign.zone)
     sentence = f"Nobody was due: the next touch, `{coming.touch}`, opens on {opening}"
-    return [f"{sentence}; {count(planned, 'mail')} planned." if planned else f"{sentence}."]
+    return [f"{sentence}; {count_things(planned, 'mail')} planned." if planned else f"{sentence}."]

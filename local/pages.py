@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
@@ -11,10 +10,11 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from aiohttp import web
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from shared.workflows.status import format_moment
+from shared.messages.templating import environment
+from shared.workflows.status import count_things, format_moment
+from shared.workflows.status_page import mark_names
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
@@ -40,27 +40,20 @@ class Pages:
 
     def __init__(self, *, home: bool, zone: ZoneInfo) -> None:
         self._style = (TEMPLATES / "page.css").read_text()
-        self._templates = Environment(
-            loader=FileSystemLoader(TEMPLATES),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
         self._given: dict[str, object] = {
             "home": home,
             "moment": partial(_time_element, zone, format_moment),
             "day": partial(_time_element, zone, day),
-            "count": count,
-            "marked": marked,
+            "count": count_things,
+            "marked": mark_names,
         }
 
     def answer(self, template: str, *, status: int = 200, **content: Any) -> web.Response:
         """The page that `{template}.html.jinja` makes of `content`."""
         return web.Response(
-            text=self._templates.get_template(f"{template}.html.jinja").render(
-                self._given | content
-            ),
+            text=environment(TEMPLATES)
+            .get_template(f"{template}.html.jinja")
+            .render(self._given | content),
             status=status,
             content_type="text/html",
             headers=PAGE_HEADERS,
@@ -73,16 +66,6 @@ class Pages:
 def day(time: datetime, zone: ZoneInfo) -> str:
     """The day of a time, such as `Wed 17 Mar 2027`."""
     return f"{time.astimezone(zone):%a %-d %b %Y}"
-
-
-def count(value: int, one: str, many: str = "") -> str:
-    """A count with its noun, such as `1 mail` or `1,409 mails`."""
-    return f"{value:,} {one if value == 1 else many or one + 's'}"
-
-
-def marked(text: str) -> Markup:
-    """A text of the product's, in which backticks stand around names, with these marked as such."""
-    return Markup(re.sub(r"`([^`]*)`", r'<code dir="auto">\1</code>', str(escape(text))))
 
 
 def _time_element(

@@ -61,7 +61,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         account: None where the tenant is not simulated.
-        confirmed_at, reported_at, opted_out_at: what they themselves have said, by a link.
+        confirmed_at, reported_at, opted_out_at: what the ledger remembers of them.
     """
 
     id: str

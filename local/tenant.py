@@ -559,17 +559,22 @@ def _instant(moment: float) -> str:
 # --- the tenant ----------------------------------------------------------------------------------
 
 
+def roster_of(options: Options) -> Roster:
+    """The accounts of a tenant that is started with these options."""
+    return Roster(
+        alumni=options.alumni,
+        others=options.others,
+        deadline=options.deadline,
+        domain=options.domain,
+        seed=options.seed,
+    )
+
+
 class Tenant:
     """The state of a tenant, and its answers."""
 
     def __init__(self, options: Options) -> None:
-        self.roster = Roster(
-            alumni=options.alumni,
-            others=options.others,
-            deadline=options.deadline,
-            domain=options.domain,
-            seed=options.seed,
-        )
+        self.roster = roster_of(options)
         self._options = options
         self._clock = clock_of(options.clock_file)
         self._tokens = SkipTokens(options)

@@ -12,13 +12,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def template(name: str) -> Template:
     """The template with this file name, read once."""
-    return _environment().get_template(name)
+    return environment(TEMPLATES).get_template(name)
 
 
 @cache
-def _environment() -> Environment:
+def environment(folder: Path) -> Environment:
+    """The templates of a folder."""
     return Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(folder),
         undefined=StrictUndefined,
         autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
         trim_blocks=True,

@@ -75,3 +75,11 @@ def nearest_open_day(campaign: Campaign, day: date, direction: Literal[-1, 1]) -
     while open_hours(campaign, day) is None:
         day += direction * DAY
     return day
+
+
+def next_hours(campaign: Campaign, now: CampaignTime) -> OpenHours:
+    """The next window that opens after now."""
+    day = now.astimezone(campaign.zone).date()
+    while (hours := open_hours(campaign, day)) is None or hours.opens <= now:
+        day += DAY
+    return hours

@@ -2,7 +2,7 @@
 
 confirmed   seen in the directory, or told by a system of the institution: outranks the report,
             which lags by hours, for 48 hours
-reported    told by the person alone: silences until a sweep that was opened later commits, and
+reported    told by the person alone: silences until a sweep that was opened later is planned, and
             never the last touch before the deadline (cadence.due_anyway)
 """
 
@@ -27,7 +27,7 @@ def silences(reported_at: StorageTime | None, sweep_opened_at: StorageTime) -> b
     """Whether nothing but the last touch before the deadline goes to a person.
 
     Args:
-        sweep_opened_at: of the sweep that is planned from, or was committed last: one that was
-            opened after the report has looked for itself.
+        sweep_opened_at: of the sweep that is planned from, or that the shard was planned from last:
+            one that was opened after the report has looked for itself.
     """
     return reported_at is not None and reported_at >= sweep_opened_at

@@ -49,6 +49,7 @@ type Confirm = Literal["methods", "report"]
 """How one account is asked for: by its methods, live, or by its row of the report, hours old."""
 
 REQUEST_SECONDS = 60.0
+
 LOOKUP_SECONDS = 8.0
 """The most that a question about one account takes: somebody waits for the answer."""
 
@@ -285,6 +286,12 @@ class _Connection(msgspec.Struct, frozen=True):
     credential: ManagedIdentityCredential | DefaultAzureCredential | None
 
 
+def choose_source(confirm: Confirm, done_when: DoneWhen) -> Confirm:
+    """Where an account is looked up: methods cannot tell what policy lets a person use, so that
+    with `done_when` "capable" it is the report, whatever GRAPH_CONFIRM says."""
+    return "report" if done_when == "capable" else confirm
+
+
 class Allowance:
     """How often something may be asked: `burst` times at once, then once in `seconds`.
 
@@ -386,18 +393,18 @@ class Directory:
     ) -> Registration | None:
         """What the directory says now of one account; None where there is no such account.
 
-        Methods cannot tell what policy lets a person use: with `done_when` "capable" it is the
-        report that is asked, whatever `how` says. An account that the report lacks is `UNKNOWN`.
+        An account that the report lacks is `UNKNOWN`.
 
         Args:
             person: the object id, 16 bytes.
+            how: where to look, but see `choose_source`.
 
         Raises RetryLater and SetupFault, as `read_page` does; RetryLater also where the report has
         been asked as often as the sweep can spare.
         """
         object_id = str(uuid.UUID(bytes=person))
         connection = self._connect()
-        if how == "report" or done_when == "capable":
+        if choose_source(how, done_when) == "report":
             if (wait := self._row_questions.take()) > 0:
                 raise RetryLater("The report's requests are kept for the sweep.", wait)
             report = connection.graph.reports.authentication_methods.user_registration_details

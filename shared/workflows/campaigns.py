@@ -59,11 +59,16 @@ class Standing:
 
 @dataclass(frozen=True)
 class Book:
-    """All campaigns, and what is wrong with files that belong to none of them."""
+    """All campaigns, and what is wrong with files that belong to none of them.
+
+    Attributes:
+        files: names of all files in `config`.
+    """
 
     standings: dict[str, Standing] = field(default_factory=dict[str, Standing])
     mistakes: tuple[Mistake, ...] = ()
     stopped: bool = False
+    files: frozenset[str] = frozenset()
 
     def find_current(self, now: CampaignTime) -> Standing | None:
         """The campaign that somebody means who names none: the next one to end, or else the last
@@ -124,7 +129,8 @@ class CampaignBook:
                 standings[name] = standing
             else:
                 loose += standing
-        book = Book(standings, tuple(loose), listing.stopped)
+        files = frozenset(file.name for file in listing.files)
+        book = Book(standings, tuple(loose), listing.stopped, files)
         if accept:
             self._tell_mistakes(book)
         if read_at >= self._read_at:  # else a later look at it has ended before this one

@@ -21,6 +21,7 @@ from shared.errors import BadToken, NotRecorded, RetryLater, SetupFault
 from shared.rules.completion import CompletionKind
 from shared.rules.links import Purpose, Sealed, unseal
 from shared.rules.registration import DoneWhen, Registration, shard_of
+from shared.services.directory import choose_source
 from shared.stores.table import Conflict
 from shared.workflows.alarms import note_event, raise_alarm
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 STORAGE_SECONDS = 10.0
 """What somebody who waits for a page can be asked to wait for storage; the SDK would go on trying
 for minutes."""
+
+RETRY_AFTER = 60
+"""Seconds after which to try again what storage did not take, or Graph named no time for."""
 
 _SIDE_BY_SIDE = 16
 """Transactions under way at the same time; they are of different partitions."""
@@ -176,8 +180,7 @@ class CompletionWorkflow:
     ) -> tuple[DoneOutcome, Completion | None]:
         by_themselves = Completion(person, "reported", "by themselves")
         done_when = standing.campaign.done_when
-        # What policy lets somebody use only the report can tell.
-        how = "report" if done_when == "capable" else self._confirm
+        how = choose_source(self._confirm, done_when)
         try:
             found = await self._directory.confirm(person, how, done_when)
         except RetryLater as error:

@@ -20,6 +20,7 @@ import msgspec
 
 from shared.errors import RetryLater, SetupFault
 from shared.rules.registration import DoneWhen, Registration
+from shared.services.directory import choose_source
 from shared.stores.events import Event
 from shared.workflows.alarms import note_event, raise_alarm
 from shared.workflows.completion import Completion, storage_within
@@ -204,8 +205,7 @@ class CompletionBatchWorkflow:
         if not wanted:
             return None
         done_when = await self._strictest()
-        # What policy lets somebody use only the report can tell.
-        how: Confirm = "report" if done_when == "capable" else self._confirm
+        how = choose_source(self._confirm, done_when)
         found, failure = await _ask_each(
             [entry.person for entry in wanted],
             lambda person: self._directory.confirm(person, how, done_when),

@@ -23,7 +23,7 @@ from shared.messages.pages import PageName, choose_page_language, render_guide, 
 from shared.messages.rendering import guide_url
 from shared.messages.words import offered_languages
 from shared.workflows.alarms import note_event
-from shared.workflows.completion import STORAGE_SECONDS, DoneOutcome, storage_within
+from shared.workflows.completion import RETRY_AFTER, STORAGE_SECONDS, DoneOutcome, storage_within
 from shared.workflows.status_page import render_status
 
 if TYPE_CHECKING:
@@ -44,9 +44,6 @@ _GUIDE_CACHE = "public, max-age=300"
 
 _STATUS_SECONDS = 30.0
 """An administrator waits longer for a page that reads the whole ledger."""
-
-_RETRY_AFTER = 60
-"""Seconds after which to try again what storage did not take."""
 
 _DONE_PAGES: dict[DoneOutcome, PageName] = {
     DoneOutcome.CONFIRMED: "done_confirmed",
@@ -186,7 +183,7 @@ class SiteWorkflow:
             after_deadline=standing is not None and self._is_after_deadline(standing),
             guide_url=guide_url("", standing.name, language) if standing else "",
         )
-        return Page(status=status, body=body, retry_after=_RETRY_AFTER if status == 503 else None)
+        return Page(status=status, body=body, retry_after=RETRY_AFTER if status == 503 else None)
 
     def _is_after_deadline(self, standing: Standing) -> bool:
         return self._clock.campaign_now() >= standing.campaign.deadline_at

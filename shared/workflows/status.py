@@ -13,7 +13,7 @@ import msgspec
 
 from shared.clock import CampaignTime, StorageTime
 from shared.rules.cadence import is_over
-from shared.rules.calendar import DAY, OpenHours, open_hours, window_open
+from shared.rules.calendar import next_hours, open_hours, window_open
 from shared.rules.guards import ShardCounts
 from shared.rules.parcels import NOTHING_HAD, SHARDS, Parcel, State, fold, has_bit
 from shared.stores.pages import run_prefix
@@ -22,7 +22,6 @@ from shared.workflows.sweep import has_all_passes
 
 if TYPE_CHECKING:
     from shared.clock import Clock
-    from shared.rules.campaign import Campaign
     from shared.stores import Stores
     from shared.stores.control import ControlRow
     from shared.stores.sweeps import Pass, Sweep
@@ -157,9 +156,7 @@ class StatusWorkflow:
         self._clock = clock
 
     async def collect(self) -> Status:
-        (book, files), (newest, committed) = await asyncio.gather(
-            self._read_book(), self._read_sweeps()
-        )
+        book, (newest, committed) = await asyncio.gather(self._book.refresh(), self._read_sweeps())
         reads = asyncio.Semaphore(_SIDE_BY_SIDE)
         campaigns = await asyncio.gather(
             *(
@@ -167,7 +164,7 @@ class StatusWorkflow:
                 for standing in book.standings.values()
             )
         )
-        new_files = sorted(files - set(_files_of(book)))
+        new_files = sorted(book.files - set(_files_of(book)))
         return Status(
             campaign_now=self._clock.campaign_now(),
             storage_now=self._clock.storage_now(),
@@ -179,11 +176,6 @@ class StatusWorkflow:
             new_files=new_files,
             stopped=book.stopped,
         )
-
-    async def _read_book(self) -> tuple[Book, set[str]]:
-        """The book, and the names of all files in `config`."""
-        book = await self._book.refresh()
-        return book, {file.name for file in (await self._stores.campaigns.list_files()).files}
 
     async def _read_sweeps(self) -> tuple[Sweep | None, Sweep | None]:
         """The newest sweep, and the last committed one."""
@@ -304,7 +296,7 @@ class StatusWorkflow:
         if standing.campaign.sending.mode == "dry-run":
             waits.append("The mode is dry-run: everything is counted, and nothing is sent.")
         if not window_open(standing.campaign, now):
-            opens = _next_hours(standing.campaign, now).opens
+            opens = next_hours(standing.campaign, now).opens
             until = format_moment(opens, standing.campaign.zone)
             waits.append(f"The window is closed until {until} ({standing.campaign.timezone}).")
         return waits
@@ -415,14 +407,6 @@ def _add(touch: TouchStatus, parcel: Parcel) -> None:
             touch.people[outcome] = touch.people.get(outcome, 0) + number
 
 
-def _next_hours(campaign: Campaign, now: CampaignTime) -> OpenHours:
-    """The next window that opens after now."""
-    day = now.astimezone(campaign.zone).date()
-    while (hours := open_hours(campaign, day)) is None or hours.opens <= now:
-        day += DAY
-    return hours
-
-
 # what it comes to, in words
 
 
@@ -457,7 +441,7 @@ def format_days(days: int) -> str:
             return f"in {days} days" if days > 0 else f"{-days} days ago"
 
 
-def _count_things(number: int, one: str, many: str = "") -> str:
+def count_things(number: int, one: str, many: str = "") -> str:
     """1 parcel, 2,000 parcels; `many` where an s is not enough."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
@@ -466,8 +450,7 @@ def _needs_of_all(book: Book, new_files: Sequence[str]) -> list[str]:
     """What needs a person beside what the campaigns in force need."""
     by_file = Counter(mistake.file for mistake in book.mistakes)
     needs = [
-        f"`{file}` has {_count_things(number, 'mistake')} and takes no effect until it is "
-        "corrected."
+        f"`{file}` has {count_things(number, 'mistake')} and takes no effect until it is corrected."
         for file, number in sorted(by_file.items())
     ]
     if not (book.standings or by_file or new_files):
@@ -496,7 +479,7 @@ def _tell_mistakes(standing: Standing) -> list[str]:
     if not standing.mistakes:
         return []
     files = ", ".join(f"`{file}`" for file in sorted({one.file for one in standing.mistakes}))
-    number = _count_things(len(standing.mistakes), "mistake")
+    number = count_things(len(standing.mistakes), "mistake")
     return [f"{files}: {number}. Version {standing.version} stays in force until it is corrected."]
 
 
@@ -512,7 +495,7 @@ def _tell_lost(touches: Sequence[TouchStatus]) -> list[str]:
     made good any more."""
     opened = [touch for touch in touches if touch.place in ("over", "under way")]
     lost = [
-        f"{_count_things(number, 'person', 'people')} in parcels that {why}"
+        f"{count_things(number, 'person', 'people')} in parcels that {why}"
         for name, why in _LOST_BECAUSE.items()
         if opened and (number := opened[-1].people.get(name, 0))
     ]

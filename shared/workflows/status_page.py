@@ -73,7 +73,7 @@ def render_status(status: Status) -> str:
         how_far=_how_far,
         source=_source,
         number="{:,}".format,
-        marked=_marked,
+        marked=mark_names,
         moment=_moment,
     )
 
@@ -86,7 +86,7 @@ def _moment(at: datetime, zone: str = "UTC") -> str:
     return f"{format_moment(at, ZoneInfo(zone))} ({zone})"
 
 
-def _marked(text: str) -> Markup:
+def mark_names(text: str) -> Markup:
     """A text with its `code` marked as such. Isolated, since parts of it are anybody's: a name of a
     file that turns the direction of writing turns its own alone."""
     marked = re.sub(r"`([^`]*)`", r'<code dir="auto">\1</code>', str(escape(text)))

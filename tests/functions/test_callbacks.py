@@ -28,11 +28,10 @@ from ruamel.yaml import YAML
 from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from functions.callbacks import MOST_BYTES, MOST_ITEMS, Refused, read_items
-from local.parts import start_part
-from local.roster import Roster
-from local.tenant import Options
+from local.tenant import Options, roster_of
 from shared.stores.names import NAMES
 from shared.workflows.completion_batch import ItemAnswer, UnreadableItem, read_item
+from tests.functions.conftest import running_host
 from tests.world import FORTNIGHT, World, running_world
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,13 +40,7 @@ OPERATION = DOCUMENT["paths"]["/callbacks/completions"]["post"]
 SCHEMAS = DOCUMENT["components"]["schemas"]
 
 PEOPLE = Options(alumni=1000, others=0, throttled=False)
-ROSTER = Roster(
-    alumni=PEOPLE.alumni,
-    others=0,
-    deadline=PEOPLE.deadline,
-    domain=PEOPLE.domain,
-    seed=PEOPLE.seed,
-)
+ROSTER = roster_of(PEOPLE)
 JSON = {"Content-Type": "application/json"}
 
 type Json = dict[str, Any]
@@ -209,12 +202,8 @@ async def running_api(connection_string: str, directory: Path) -> AsyncGenerator
     async with running_world(connection_string, directory, people=PEOPLE) as world:
         await world.write_campaign()
         await world.app.book.refresh(accept=True)
-        settings = world.environment | {"SWEEP_SCHEDULE": "0 0 0 29 2 *"}
-        host = await start_part("local.host", ["--app", str(ROOT)], environment=settings)
-        try:
+        async with running_host(world.environment) as host:
             yield Api(f"{host.url}/callbacks/completions", host.ready["function_key"], world)
-        finally:
-            await host.close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

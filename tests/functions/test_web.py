@@ -15,8 +15,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from local.roster import Roster
-from local.tenant import Options
+from local.tenant import Options, roster_of
 from shared.clock import CampaignTime, monotonic
 from shared.errors import BadToken
 from shared.messages.pages import PAGE_HEADERS, STYLE, STYLE_VERSION
@@ -32,13 +31,7 @@ from tests.world import FORTNIGHT, KEY, NAME, World, running_world
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PEOPLE = Options(alumni=200, others=0, throttled=False)
-ROSTER = Roster(
-    alumni=PEOPLE.alumni,
-    others=0,
-    deadline=PEOPLE.deadline,
-    domain=PEOPLE.domain,
-    seed=PEOPLE.seed,
-)
+ROSTER = roster_of(PEOPLE)
 LATER = CampaignTime(FORTNIGHT + timedelta(days=300))
 GONE = bytes(range(16))
 PURPOSES: tuple[Purpose, ...] = ("done", "unsubscribe")

@@ -9,6 +9,7 @@ import asyncio
 import html
 import re
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -30,6 +31,7 @@ from local.tenant import Options as TenantOptions
 from local.tenant import running_tenant
 from local.watch import Watcher
 from shared.clock import CampaignTime
+from tests.own_task import in_a_task_of_its_own
 from tests.world import EXAMPLE, NAME
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -92,19 +94,12 @@ class Browser:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncGenerator[Browser]:
-    ready: asyncio.Future[Browser] = asyncio.get_running_loop().create_future()
-    over = asyncio.Event()
-    # In a task of its own: a fixture ends in another task than it has begun in.
-    task = asyncio.create_task(_run(ready, over))
-    await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
-    if not ready.done():
-        await task
-    yield ready.result()
-    over.set()
-    await task
+    async with in_a_task_of_its_own(_running_browser()) as browser:
+        yield browser
 
 
-async def _run(ready: asyncio.Future[Browser], over: asyncio.Event) -> None:
+@asynccontextmanager
+async def _running_browser() -> AsyncGenerator[Browser]:
     options = Options(campaign=EXAMPLE, alumni=120, others=0, throttled=False)
     async with (
         running_system(options) as system,
@@ -113,8 +108,7 @@ async def _run(ready: asyncio.Future[Browser], over: asyncio.Event) -> None:
     ):
         watcher = Watcher(system, system.campaign, system.sweep)
         assert await watcher.until_settled(lambda progress: None) is None
-        ready.set_result(Browser(system, home, http))
-        await over.wait()
+        yield Browser(system, home, http)
 
 
 # --- what it shows

@@ -5,8 +5,8 @@ All of them run on one event loop: `pytestmark = pytest.mark.asyncio(loop_scope=
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,11 @@ from local.home import running_home
 from local.roster import Person, Roster
 from local.system import LocalSystem, Options, running_system
 from local.tenant import Options as TenantOptions
+from local.tenant import roster_of
 from local.watch import Watcher
 from shared.rules.campaign import Allowed, Campaign, parse_campaign
 from tests.conftest import missing_tool
+from tests.own_task import in_a_task_of_its_own
 from tests.web.browser import CHROMIUM, Chromium, running_chromium
 from tests.web.tools import INSTALL, tools_installed
 from tests.world import EXAMPLE
@@ -101,28 +103,15 @@ class Local:
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def local() -> AsyncGenerator[Local]:
-    ready: asyncio.Future[Local] = asyncio.get_running_loop().create_future()
-    over = asyncio.Event()
-    # A task of its own: a fixture's end runs in another than its beginning.
-    task = asyncio.create_task(_run(ready, over))
-    await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
-    if not ready.done():
-        await task
-    yield ready.result()
-    over.set()
-    await task
+    async with in_a_task_of_its_own(_running_local()) as local:
+        yield local
 
 
-async def _run(ready: asyncio.Future[Local], over: asyncio.Event) -> None:
+@asynccontextmanager
+async def _running_local() -> AsyncGenerator[Local]:
     options = Options(campaign=EXAMPLE, alumni=ALUMNI, others=0, throttled=False)
     async with running_system(options) as system, running_home(system) as home:
         fault = await Watcher(system, system.campaign, system.sweep).until_settled(lambda _: None)
         assert fault is None, fault
-        roster = Roster(
-            alumni=ALUMNI,
-            others=0,
-            deadline=system.campaign.deadline_at,
-            domain=TenantOptions().domain,
-        )
-        ready.set_result(Local(system, home, roster))
-        await over.wait()
+        people = TenantOptions(alumni=ALUMNI, others=0, deadline=system.campaign.deadline_at)
+        yield Local(system, home, roster_of(people))

@@ -24,9 +24,8 @@ from yarl import URL
 
 from functions.wiring import App
 from local.roster import Person as Account
-from local.roster import Roster
 from local.serving import running_application
-from local.tenant import Options
+from local.tenant import Options, roster_of
 from shared.errors import NotRecorded
 from shared.services.directory import Directory
 from shared.stores.names import NAMES
@@ -44,13 +43,7 @@ from tests.sending import alarms_of
 from tests.world import EXAMPLE, FORTNIGHT, NAME, World, running_world
 
 PEOPLE = Options(alumni=400, others=100, throttled=False)
-ROSTER = Roster(
-    alumni=PEOPLE.alumni,
-    others=PEOPLE.others,
-    deadline=PEOPLE.deadline,
-    domain=PEOPLE.domain,
-    seed=PEOPLE.seed,
-)
+ROSTER = roster_of(PEOPLE)
 EVERYBODY = [ROSTER.person(index) for index in range(len(ROSTER))]
 YESTERDAY = (FORTNIGHT - timedelta(days=1)).isoformat()
 

@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 from local.roster import Roster
-from local.tenant import Options
+from local.tenant import Options, roster_of
 from shared.clock import CampaignTime
 from shared.rules.links import Sealed, unseal
 from shared.rules.parcels import SHARDS, Parcel, State
@@ -75,13 +75,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def roster() -> Roster:
-    return Roster(
-        alumni=PEOPLE.alumni,
-        others=PEOPLE.others,
-        deadline=PEOPLE.deadline,
-        domain=PEOPLE.domain,
-        seed=PEOPLE.seed,
-    )
+    return roster_of(PEOPLE)
 
 
 @pytest.fixture(scope="module")

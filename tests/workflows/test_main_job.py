@@ -15,8 +15,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from local.roster import Person, Roster
-from local.tenant import Options
+from local.roster import Person
+from local.tenant import Options, roster_of
 from shared.rules.parcels import State
 from tests.graph import unpaced
 from tests.world import FORTNIGHT, NAME, World, running_world
@@ -34,13 +34,7 @@ async def alumni(connection_string: str, tmp_path: Path) -> AsyncGenerator[World
 
 
 def roster() -> list[Person]:
-    everybody = Roster(
-        alumni=PEOPLE.alumni,
-        others=PEOPLE.others,
-        deadline=PEOPLE.deadline,
-        domain=PEOPLE.domain,
-        seed=PEOPLE.seed,
-    )
+    everybody = roster_of(PEOPLE)
     return [everybody.person(index) for index in range(PEOPLE.alumni)]
 
 
