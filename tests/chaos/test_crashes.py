@@ -322,8 +322,15 @@ async def second_host(first: int, log: Path) -> AsyncGenerator[None]:
 async def test_two_hosts_on_one_storage(undisturbed: End, tmp_path: Path) -> None:
     """Two planners, two releasers and two senders, none of which knows of the other."""
     log = tmp_path / "second.log"
+    logs = (log, tmp_path / "keep" / "host.log")
 
     async def disturb(world: World, nudge: NudgeProcess, app: App) -> None:
+        async def both_have_planned() -> bool:
+            # Asked for from before the commit on, so that neither host is between two slow looks at
+            # its queue while the other one plans everything.
+            await app.sweeps.ask_for_plans(await app.book.refresh(), 1)
+            return all("shard_planned" in host.read_text() for host in logs)
+
         async def more_are_under_way_than_one_host_sends() -> bool:
             rows = [row async for row in app.status.scan_parcels(NAME)]
             return sum(row.state is State.CLAIMED for row in rows) > SIDE_BY_SIDE
@@ -333,14 +340,12 @@ async def test_two_hosts_on_one_storage(undisturbed: End, tmp_path: Path) -> Non
         await world.fault(world.graph_url, registrations=[busy])
         await world.fault(world.inbox_url, calls=[{"slow": 0.5, "times": None}])
         async with second_host(nudge.parts()["local.host"], log):
-            await until(lambda: app.stores.sweeps.read_committed())
-            # Everything is asked for once more, so that there is enough for both.
-            await app.sweeps.ask_for_plans(await app.book.refresh(), 1)
+            await until(both_have_planned)
             await until(more_are_under_way_than_one_host_sends)
             await nudge.process.wait()
 
     end = await run(tmp_path, disturb, scale="1")
     assert end.same_as(undisturbed)
     assert set(end.calls.values()) == {1}
-    for host in (log, tmp_path / "keep" / "host.log"):
+    for host in logs:
         assert "shard_planned" in host.read_text(), "only one of the hosts has planned"
