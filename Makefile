@@ -25,9 +25,9 @@ run: setup ## start the local system, run a sweep, show what was sent; Ctrl-C en
 	@$(RUN) nudge local
 
 # Without npm's registry the tests that need its two tools are skipped, and say so.
-test: setup ## run all tests, and say what they prove
+test: setup ## run all tests on all cores, and say what they prove
 	-@$(RUN) python -m tests.web.tools --install
-	@$(RUN) pytest
+	@$(RUN) pytest -n auto
 
 check: setup ## formatting, lint, types, import contracts
 	@$(RUN) ruff format --check .

@@ -2,8 +2,8 @@
 
 import azure.functions as func
 
-from functions import callbacks, dispatch, operations, plan, release, sweep, web
+from functions import callbacks, dispatch, operations, plan, receipts, release, sweep, web
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
-for module in (sweep, plan, release, dispatch, operations, web, callbacks):
+for module in (sweep, plan, release, dispatch, receipts, operations, web, callbacks):
     app.register_functions(module.blueprint)

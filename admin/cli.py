@@ -11,8 +11,8 @@ from typing import Any
 
 from azure.core.exceptions import AzureError
 
-from admin import local, operate
-from shared.errors import SetupFault
+from admin import local, operate, report
+from shared.errors import RetryLater, SetupFault
 
 
 def main() -> None:
@@ -22,6 +22,7 @@ def main() -> None:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     local.add_commands(commands)
+    report.add_commands(commands)
     operate.add_commands(commands)
     given = parser.parse_args()
     run: Coroutine[Any, Any, int] = given.run(given)
@@ -29,8 +30,8 @@ def main() -> None:
         code = asyncio.run(run)
         sys.stdout.flush()
         sys.exit(code)
-    except SetupFault as fault:
-        print(fault, file=sys.stderr)
+    except (SetupFault, RetryLater) as error:
+        print(error, file=sys.stderr)
     except AzureError as error:
         print(f"Storage, or the identity for it: {error}", file=sys.stderr)
     except BrokenPipeError:

@@ -121,7 +121,8 @@ async def _run_once(system: LocalSystem, given: argparse.Namespace) -> str | Non
     told = sys.stderr if quiet else sys.stdout
     print(
         f"Pretended time: {system.at.astimezone(zone):%A %d %B %Y, %H:%M} ({zone.key}).\n"
-        f"Mode: live, whatever {given.campaign.name} says. Mails go to {system.mails_go_to}.",
+        f"Mode: live, whatever {given.campaign.name} says. Mails go to {system.mails_go_to}, "
+        f"texts to {system.texts_go_to}.",
         file=told,
         flush=True,
     )

@@ -1,15 +1,28 @@
-"""What other systems tell us: for now, that somebody has registered.
+"""What other systems tell us: that somebody has registered, and what became of messages.
 
-docs/completions.openapi.yaml describes it to whoever calls; a test holds the two together.
+docs/completions.openapi.yaml describes the first to whoever calls; a test holds the two together.
+The others are the webhooks of SendGrid and Twilio, whose signature is all that lets them in.
 """
 
 import codecs
+from collections.abc import Callable
 
 import azure.functions as func
 import msgspec
 
 from functions.wiring import app
-from shared.errors import NotRecorded
+from shared.errors import NotRecorded, SetupFault
+from shared.rules.parcels import Channel
+from shared.services.webhooks import (
+    MOST_SENDGRID_BYTES,
+    MOST_TWILIO_BYTES,
+    BadContent,
+    BadSignature,
+    Batch,
+    read_sendgrid,
+    read_twilio,
+)
+from shared.workflows.alarms import note_event
 from shared.workflows.completion import RETRY_AFTER
 from shared.workflows.completion_batch import BatchAnswer
 
@@ -70,6 +83,61 @@ def read_items(content_type: str, body: bytes) -> list[msgspec.Raw]:
     if len(items) > MOST_ITEMS:
         raise Refused(413, f"There are over {MOST_ITEMS} items. Send them in parts.")
     return items
+
+
+@blueprint.route(route="callbacks/sendgrid", methods=["POST"], auth_level=func.AuthLevel.ANONYMOUS)
+async def receive_sendgrid(req: func.HttpRequest) -> func.HttpResponse:
+    """SendGrid's Event Webhook: what became of mails, thousands of events at a time."""
+
+    def read(body: bytes) -> Batch:
+        key, now = app().settings.sendgrid_webhook_public_key, app().clock.storage_now()
+        return read_sendgrid(body, req.headers, public_key=key, now=now)
+
+    return await _receive(req, "email", MOST_SENDGRID_BYTES, read)
+
+
+@blueprint.route(route="callbacks/twilio", methods=["POST"], auth_level=func.AuthLevel.ANONYMOUS)
+async def receive_twilio(req: func.HttpRequest) -> func.HttpResponse:
+    """Twilio's status callback: what became of one text message."""
+
+    def read(body: bytes) -> Batch:
+        settings = app().settings
+        event = read_twilio(
+            body,
+            req.headers,
+            callback_url=f"{settings.public_base_url}/callbacks/twilio",
+            query=req.url.partition("?")[2],
+            auth_token=settings.twilio_auth_token,
+        )
+        return Batch([event], 0)
+
+    return await _receive(req, "sms", MOST_TWILIO_BYTES, read)
+
+
+async def _receive(
+    req: func.HttpRequest, channel: Channel, most_bytes: int, read: Callable[[bytes], Batch]
+) -> func.HttpResponse:
+    """Take a webhook's events. It is answered as soon as they are on the queue; whatever is not
+    2xx SendGrid sends again."""
+    body = req.get_body()
+    try:
+        if len(body) > most_bytes:
+            raise Refused(413, f"The body is over {most_bytes} bytes.")
+        batch = read(body)
+        await app().receipts.take(batch.events, channel, foreign=batch.foreign)
+    except Refused as refused:
+        return _json({"error": str(refused)}, refused.status)
+    except BadSignature as error:
+        return _json({"error": f"Not taken: {error}."}, 401)
+    except BadContent as error:
+        return _json({"error": f"Not taken: {error}."}, 400)
+    except SetupFault as fault:
+        note_event("webhook_closed", channel=channel, detail=str(fault))
+        return _json({"error": str(fault)}, 503, RETRY_AFTER)
+    except NotRecorded:
+        error = "Storage does not take it now. Send it again; that does no harm."
+        return _json({"error": error}, 503, RETRY_AFTER)
+    return func.HttpResponse(status_code=204, headers={"Cache-Control": "no-store"})
 
 
 def _answer(answer: BatchAnswer) -> func.HttpResponse:

@@ -24,4 +24,5 @@ async def plan_shards(message: func.QueueMessage) -> None:
 )
 async def plan_shards_poison(message: func.QueueMessage) -> None:
     """Tell of it. Release asks for the shard again when its fence has rested."""
-    app().poison.note(NAMES.queues.plan, message.get_body(), PlanShard)
+    name, body = NAMES.queues.plan, message.get_body()
+    await app().poison.note(name, message.id or "", body, PlanShard)

@@ -29,4 +29,5 @@ async def read_pages(message: func.QueueMessage) -> None:
 )
 async def read_pages_poison(message: func.QueueMessage) -> None:
     """Tell of it. The pass itself is taken up again when it has rested."""
-    app().poison.note(NAMES.queues.sweep, message.get_body(), ReadPages)
+    name, body = NAMES.queues.sweep, message.get_body()
+    await app().poison.note(name, message.id or "", body, ReadPages)

@@ -7,6 +7,8 @@ Graph SDK not before the first page is read.
 from __future__ import annotations
 
 import os
+import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -14,24 +16,34 @@ from typing import TYPE_CHECKING
 from shared.services.directory import Directory
 from shared.services.http import HttpClient
 from shared.services.senders.sendgrid import SendGrid
+from shared.services.senders.twilio import Twilio
 from shared.settings import Settings, read_settings
 from shared.stores import Stores
 from shared.stores.account import StorageAccount, StorageSettings
+from shared.workflows.biography import BiographyWorkflow
 from shared.workflows.campaigns import CampaignBook
 from shared.workflows.completion import CompletionWorkflow
 from shared.workflows.completion_batch import CompletionBatchWorkflow
+from shared.workflows.composing import Composer, Links
 from shared.workflows.dispatch import DispatchWorkflow, SendingSettings
 from shared.workflows.housekeeping import HousekeepingWorkflow
+from shared.workflows.look_back import LookBackWorkflow
 from shared.workflows.operations import OperationsWorkflow
 from shared.workflows.plan import PlanWorkflow
 from shared.workflows.poison import PoisonWorkflow
+from shared.workflows.receipts import ReceiptsWorkflow
 from shared.workflows.release import ReleaseWorkflow
+from shared.workflows.replan import ReplanWorkflow
 from shared.workflows.site import SiteWorkflow
 from shared.workflows.status import StatusWorkflow
 from shared.workflows.sweep import SweepWorkflow
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from shared.clock import Clock
+    from shared.rules.parcels import Channel
+    from shared.services.senders import Sender
 
 
 @dataclass(frozen=True)
@@ -47,12 +59,15 @@ class App:
     plans: PlanWorkflow
     releases: ReleaseWorkflow
     dispatch: DispatchWorkflow
+    receipts: ReceiptsWorkflow
     completion: CompletionWorkflow
     completion_batch: CompletionBatchWorkflow
     site: SiteWorkflow
     housekeeping: HousekeepingWorkflow
     status: StatusWorkflow
     operations: OperationsWorkflow
+    replan: ReplanWorkflow
+    biography: BiographyWorkflow
     poison: PoisonWorkflow
     directory: Directory
     http: HttpClient
@@ -87,35 +102,25 @@ def build_app(settings: Settings, clock: Clock | None = None) -> App:
         settings.graph_base_url, settings.graph_auth, settings.storage_client_id or None
     )
     http = HttpClient()
-    sender = SendGrid(
-        http,
-        base_url=settings.sendgrid_base_url,
-        api_key=settings.sendgrid_api_key,
-        call_timeout=clock.ages.call,
-    )
+    senders = _make_senders(settings, http, clock)
     key = settings.address_key.encode()
     sweeps = SweepWorkflow(stores, book, directory, clock)
-    plans = PlanWorkflow(stores, book, clock, key=key, sender_maximum=sender.max_recipients)
+    plans = PlanWorkflow(
+        stores,
+        book,
+        clock,
+        key=key,
+        sender_maximum={channel: one.max_recipients for channel, one in senders.items()},
+    )
     releases = ReleaseWorkflow(
         stores,
         book,
         sweeps,
         plans,
+        LookBackWorkflow(stores, clock),
         clock,
         public_base_url=settings.public_base_url,
         link_hosts=settings.allowed_link_hosts,
-    )
-    dispatch = DispatchWorkflow(
-        stores,
-        book,
-        sender,
-        clock,
-        SendingSettings(
-            link_keys=settings.link_keys,
-            address_key=key,
-            public_base_url=settings.public_base_url,
-            link_hosts=settings.allowed_link_hosts,
-        ),
     )
     completion = CompletionWorkflow(
         stores,
@@ -124,6 +129,19 @@ def build_app(settings: Settings, clock: Clock | None = None) -> App:
         clock,
         link_keys=settings.link_keys,
         confirm=settings.graph_confirm,
+    )
+    dispatch = DispatchWorkflow(
+        stores,
+        book,
+        senders,
+        Composer(Links(settings.link_keys, settings.public_base_url)),
+        completion,
+        clock,
+        SendingSettings(
+            address_key=key,
+            public_base_url=settings.public_base_url,
+            link_hosts=settings.allowed_link_hosts,
+        ),
     )
     status = StatusWorkflow(stores, book, plans, releases, clock)
     return App(
@@ -136,6 +154,7 @@ def build_app(settings: Settings, clock: Clock | None = None) -> App:
         plans=plans,
         releases=releases,
         dispatch=dispatch,
+        receipts=ReceiptsWorkflow(stores, completion, clock, address_key=key),
         completion=completion,
         completion_batch=CompletionBatchWorkflow(
             stores,
@@ -150,13 +169,59 @@ def build_app(settings: Settings, clock: Clock | None = None) -> App:
         housekeeping=HousekeepingWorkflow(stores, book, clock),
         status=status,
         operations=OperationsWorkflow(stores, book),
-        poison=PoisonWorkflow(stores),
+        replan=ReplanWorkflow(stores, book, sweeps),
+        biography=BiographyWorkflow(stores, book, plans, directory, clock),
+        poison=PoisonWorkflow(stores, clock),
         directory=directory,
         http=http,
     )
 
 
+def _make_senders(settings: Settings, http: HttpClient, clock: Clock) -> dict[Channel, Sender]:
+    """The sender of each channel that the settings have one for."""
+    senders: dict[Channel, Sender] = {
+        "email": SendGrid(
+            http,
+            base_url=settings.sendgrid_base_url,
+            api_key=settings.sendgrid_api_key,
+            call_timeout=clock.ages.call,
+        )
+    }
+    if "sms" in settings.channels:
+        senders["sms"] = Twilio(
+            http,
+            base_url=settings.twilio_base_url,
+            account_sid=settings.twilio_account_sid,
+            auth_token=settings.twilio_auth_token,
+            sender=settings.twilio_from,
+            callback_url=f"{settings.public_base_url}/callbacks/twilio",
+            call_timeout=clock.ages.call,
+        )
+    return senders
+
+
 @cache
 def app() -> App:
     """The one of this process, from its environment."""
-    return build_app(read_settings(os.environ))
+    made = build_app(read_settings(os.environ))
+    with suppress(ValueError):  # outside of the main thread nobody can listen to signals
+        stop_claims_at_sigterm(made.dispatch)
+    return made
+
+
+def stop_claims_at_sigterm(dispatch: DispatchWorkflow) -> None:
+    """Whoever ends the process lets what has been claimed come to its end, and nothing new begin:
+    a call that is cut off is a doubt of our own making."""
+    previous = signal.getsignal(signal.SIGTERM)
+
+    def end_when_idle() -> None:
+        if not callable(previous):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        dispatch.stop(end_when_idle)
+        if callable(previous):
+            previous(number, frame)
+
+    signal.signal(signal.SIGTERM, stop)

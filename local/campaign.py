@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from shared.clock import CampaignTime
 from shared.errors import SetupFault
 from shared.rules.campaign import Allowed, Campaign, CampaignMistakes, Mistake, parse_campaign
+from shared.rules.parcels import CHANNELS
 from shared.rules.yaml_lines import Reading, Unreadable
 
 _MODE = re.compile(r"\b(mode[\"']?\s*:\s*[\"']?)(?:dry-run|trial)\b")
@@ -79,6 +80,7 @@ def _named_in(text: str) -> Allowed:
         senders=frozenset(word for word in words if "@" in word),
         link_hosts=frozenset(link.hostname for link in links if link.hostname),
         local=True,
+        channels=frozenset(CHANNELS),  # every provider is simulated here
     )
 
 

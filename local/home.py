@@ -1,10 +1,10 @@
 """The home page: the one address of a local system, from which all of it is seen and steered.
 
-    GET  /                        the clock, where the campaign stands, the latest mails
+    GET  /                        the clock, where the campaign stands, the latest mails and texts
     POST /clock/next-day, /clock/next-touch
     GET  /people/{object id}      be this alumnus; POST /people/{object id}/register
     GET  /campaign                the campaign file as it stands in `config`; POST writes it
-    GET  /inbox, /mails/…         the inbox's pages, passed on
+    GET  /inbox, /mails/…, /texts, /texts/…   the inbox's pages, passed on
     GET  /status                  leads to the product's own status page
 
 It listens on loopback only. Whatever changes something is a form of its own pages: a request from
@@ -25,7 +25,7 @@ from aiohttp import web
 from yarl import URL
 
 from local.campaign import make_live
-from local.inbox import Mail, read_messages
+from local.inbox import Mail, Text, read_messages, read_texts
 from local.moves import AFTER_OPENING, Mover, next_day, next_touch
 from local.pages import PAGE_HEADERS, Pages
 from local.person import People
@@ -45,7 +45,7 @@ MOVE_PATIENCE = 20.0
 TAKEN_PATIENCE, TAKEN_POLL = 10.0, 0.1
 """Seconds for which a save waits until the product has taken the file, and between two looks."""
 
-LATEST_MAILS = 5
+LATEST_MAILS, LATEST_TEXTS = 5, 3
 _PASSED_ON = ("Content-Type", *PAGE_HEADERS)
 
 type Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -103,10 +103,13 @@ class Home:
                 web.get("/campaign", self.show_campaign),
                 web.post("/campaign", self.save_campaign),
                 web.get("/status", self.go_to_status),
-                web.get("/inbox", self.pass_on),
-                web.get("/mails/{number:[0-9]{1,9}}", self.pass_on),
-                web.get("/mails/{number:[0-9]{1,9}}/html", self.pass_on),
-                web.get("/mails/{number:[0-9]{1,9}}/reader", self.go_to_reader),
+                web.get("/inbox", self.pass_mails_on),
+                web.get("/mails/{number:[0-9]{1,9}}", self.pass_mails_on),
+                web.get("/mails/{number:[0-9]{1,9}}/html", self.pass_mails_on),
+                web.get("/mails/{number:[0-9]{1,9}}/reader", self.go_to_mails_reader),
+                web.get("/texts", self.pass_texts_on),
+                web.get("/texts/{phone:[0-9]{1,9}}", self.pass_texts_on),
+                web.get("/sms/{number:[0-9]{1,9}}/reader", self.go_to_texts_reader),
                 web.get("/page.css", self._pages.show_style),
             ]
         )
@@ -164,6 +167,7 @@ class Home:
             file=await self._look_at_file(),
             window=_window_now(standing.campaign, now) if standing else None,
             mails=await self._read_latest_mails(),
+            texts=await self._read_latest_texts(),
             **self._clock_content(standing),
         )
 
@@ -201,9 +205,14 @@ class Home:
             _no_such_person()
         raise web.HTTPSeeOther(f"/people/{person}")
 
-    async def go_to_reader(self, request: web.Request) -> web.Response:
+    async def go_to_mails_reader(self, request: web.Request) -> web.Response:
         """From a mail to the page of the person whom it went to."""
-        person = await self._people.find_reader(int(request.match_info["number"]))
+        person = await self._people.find_mails_reader(int(request.match_info["number"]))
+        raise web.HTTPFound(f"/people/{person or _no_such_person()}")
+
+    async def go_to_texts_reader(self, request: web.Request) -> web.Response:
+        """From a text likewise."""
+        person = await self._people.find_texts_reader(int(request.match_info["number"]))
         raise web.HTTPFound(f"/people/{person or _no_such_person()}")
 
     # The campaign file
@@ -257,11 +266,20 @@ class Home:
             raise web.HTTPFound(url)
         raise web.HTTPServiceUnavailable(text="The host starts again just now. Look again soon.")
 
-    async def pass_on(self, request: web.Request) -> web.Response:
+    async def pass_mails_on(self, request: web.Request) -> web.Response:
         """A page of the inbox."""
         if not self._system.inbox_url:
             raise web.HTTPNotFound(text=f"Mails go to {self._system.mails_go_to}: look there.")
-        url = URL(f"{self._system.inbox_url}{request.rel_url.raw_path_qs}", encoded=True)
+        return await self._pass_on(self._system.inbox_url, request)
+
+    async def pass_texts_on(self, request: web.Request) -> web.Response:
+        """A page of the inbox that shows texts."""
+        if not self._system.texts_url:
+            raise web.HTTPNotFound(text=f"Texts go to {self._system.texts_go_to}: look there.")
+        return await self._pass_on(self._system.texts_url, request)
+
+    async def _pass_on(self, inbox: str, request: web.Request) -> web.Response:
+        url = URL(f"{inbox}{request.rel_url.raw_path_qs}", encoded=True)
         async with self._http.get(url) as answer:
             headers = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
             if answer.status == 404:
@@ -275,6 +293,12 @@ class Home:
             self._http, self._system.inbox_url, limit=LATEST_MAILS, newest=1
         )
         return found.messages
+
+    async def _read_latest_texts(self) -> list[Text]:
+        if not self._system.texts_url:
+            return []
+        found = await read_texts(self._http, self._system.texts_url, limit=LATEST_TEXTS, newest=1)
+        return found.texts
 
     # All of them
 

@@ -13,13 +13,14 @@ from local.show import describe
 from local.watch import Progress, Watcher
 from shared.clock import CampaignTime
 from shared.rules.calendar import DAY
-from shared.workflows.status import count_things, format_moment
+from shared.workflows.status_words import count_things, format_moment
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
     from local.system import LocalSystem
     from shared.rules.cadence import PlannedTouch, Schedule
+    from shared.rules.parcels import Channel
     from shared.workflows.campaigns import Standing
     from shared.workflows.status import CampaignStatus, Status, TouchStatus
 
@@ -27,9 +28,11 @@ log = logging.getLogger("local.moves")
 
 AFTER_OPENING = timedelta(minutes=1)
 
+_MESSAGES = {"email": "mail", "sms": "text"}
+
 _NOT_SENT = {
     "left out": "left out",
-    "refused": "refused by the provider",
+    "refused": "at an address that does not work",
     "rejected": "refused by the provider",
     "ambiguous": "without a clear answer",
 }
@@ -139,7 +142,7 @@ def tell(before: Status, after: Status, standing: Standing, now: CampaignTime) -
     sent = [
         sentence
         for touch in found.touches
-        if (sentence := _tell_touch(touch, _people_of(was, touch.touch)))
+        if (sentence := _tell_touch(touch, _people_of(was, touch.touch, touch.channel)))
     ]
     return [*sentences, *(sent or _tell_why_nothing(found, standing, now))]
 
@@ -148,9 +151,10 @@ def _find(status: Status, campaign: str) -> CampaignStatus | None:
     return next((one for one in status.campaigns if one.campaign == campaign), None)
 
 
-def _people_of(status: CampaignStatus | None, touch: str) -> dict[str, int]:
+def _people_of(status: CampaignStatus | None, touch: str, channel: Channel) -> dict[str, int]:
     touches = status.touches if status else []
-    return next((one.people for one in touches if one.touch == touch), {})
+    parts = (one.people for one in touches if (one.touch, one.channel) == (touch, channel))
+    return next(parts, {})
 
 
 def _tell_sweep(number: int, was: CampaignStatus | None, found: CampaignStatus) -> str:
@@ -172,7 +176,8 @@ def _tell_touch(touch: TouchStatus, before: dict[str, int]) -> str | None:
     ends = {name: more[name] for name in ("accepted", *_NOT_SENT) if more.get(name, 0) > 0}
     if not ends:
         return None
-    sent = count_things(ends.pop("accepted", 0), "mail was", "mails were")
+    thing = _MESSAGES[touch.channel]
+    sent = count_things(ends.pop("accepted", 0), f"{thing} was", f"{thing}s were")
     others = "".join(f"; {people:,} {_NOT_SENT[name]}" for name, people in ends.items())
     return f"{sent} sent of the touch `{touch.touch}`{others}."
 
@@ -180,11 +185,16 @@ def _tell_touch(touch: TouchStatus, before: dict[str, int]) -> str | None:
 def _tell_why_nothing(found: CampaignStatus, standing: Standing, now: CampaignTime) -> list[str]:
     due = sum(one.people.get("planned", 0) for one in found.touches if one.place == "under way")
     if due:
-        return [f"{count_things(due, 'mail is', 'mails are')} due, and waiting.", *found.waiting]
+        things = count_things(due, "message is", "messages are")
+        return [f"{things} due, and waiting.", *found.waiting]
     coming = next_touch(standing.schedule, now)
     if coming is None:
         return ["Nobody was due: no touch is to come any more."]
-    planned = _people_of(found, coming.touch).get("planned", 0)
+    planned = sum(
+        one.people.get("planned", 0) for one in found.touches if one.touch == coming.touch
+    )
     opening = format_moment(coming.opening, standing.campaign.zone)
     sentence = f"Nobody was due: the next touch, `{coming.touch}`, opens on {opening}"
-    return [f"{sentence}; {count_things(planned, 'mail')} planned." if planned else f"{sentence}."]
+    return [
+        f"{sentence}; {count_things(planned, 'message')} planned." if planned else f"{sentence}."
+    ]

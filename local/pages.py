@@ -13,8 +13,8 @@ from aiohttp import web
 from markupsafe import Markup
 
 from shared.messages.templating import environment
-from shared.workflows.status import count_things, format_moment
 from shared.workflows.status_page import mark_names
+from shared.workflows.status_words import count_things, format_moment
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
@@ -28,6 +28,16 @@ PAGE_HEADERS: Final[Mapping[str, str]] = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+_FATES: Final[Mapping[str, str]] = {
+    "bounced": "bounced",
+    "bounced_later": "bounced",
+    "blocked": "blocked",
+    "dropped": "dropped",
+    "reported": "reported as spam",
+    "unsubscribed": "unsubscribed",
+}
+"""What a mail's reader is told of its fate; nothing where it arrived."""
 
 
 class Pages:
@@ -46,6 +56,7 @@ class Pages:
             "day": partial(_time_element, zone, day),
             "count": count_things,
             "marked": mark_names,
+            "fates": _FATES,
         }
 
     def answer(self, template: str, *, status: int = 200, **content: Any) -> web.Response:

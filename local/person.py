@@ -1,24 +1,27 @@
 """One alumnus as the local system knows them: the simulated tenant's account, the ledger's rows,
-the inbox's mails."""
+the inbox's mails and texts."""
 
 from __future__ import annotations
 
 import re
 import uuid
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import aiohttp
 import msgspec
 
-from local.inbox import read_messages
+from local.inbox import Mail, Text, read_messages, read_texts
 from shared.clock import CampaignTime, StorageTime
-from shared.rules.parcels import SHARDS, Parcel, State
+from shared.rules.parcels import CHANNELS, SHARDS, Channel, Parcel, State, has_bit
 from shared.rules.registration import Registration, decide_methods, shard_of
 from shared.stores.people import NOBODY
 
 if TYPE_CHECKING:
     from local.system import LocalSystem
+    from shared.rules.cadence import PlannedTouch
     from shared.workflows.campaigns import Standing
 
 
@@ -37,22 +40,31 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime | None
 
 
+type _Part = tuple[str, Channel]
+"""A touch on one of its channels."""
+
+SENT = ("sent", "delivered")
+"""States of what has gone to a person."""
+
+
 class Touched(msgspec.Struct, frozen=True, kw_only=True):
-    """What one touch was to a person.
+    """What one touch was to a person, on one channel.
 
     Attributes:
         opening: when the touch opens, or opened.
-        state: "sent", "planned", "left out", "refused", "no clear answer", "not sent" or "".
+        state: "sent", "delivered", "planned", "left out", "did not work", "refused",
+            "no clear answer", "not sent" or "".
         at: when it was sent, or is to be, campaign time.
-        mails: numbers of their mails in the inbox.
+        messages: where their mails or texts are shown.
         others: how many others it has been sent to since the person registered.
     """
 
     touch: str
+    channel: Channel
     opening: CampaignTime
     state: str
     at: CampaignTime | None
-    mails: tuple[int, ...]
+    messages: tuple[str, ...]
     others: int
 
 
@@ -62,6 +74,8 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         account: None where the tenant is not simulated.
         confirmed_at, reported_at, opted_out_at: what the ledger remembers of them.
+        refuses: channels on which they asked the provider for no more.
+        bad: how many of their addresses and numbers are known not to work.
     """
 
     id: str
@@ -70,17 +84,24 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     confirmed_at: CampaignTime | None
     reported_at: StorageTime | None
     opted_out_at: StorageTime | None
+    refuses: frozenset[Channel] = frozenset()
+    bad: int = 0
 
     @property
     def went_since(self) -> list[Touched]:
-        """Touches that have gone to others since the person registered."""
+        """Touches that have gone to others since the person registered, by channel."""
         return [one for one in self.touches if one.others]
+
+    def wants(self, channel: Channel) -> bool:
+        """Whether anything may still come on a channel."""
+        done = self.account and self.account.registered
+        return not (done or self.opted_out_at or channel in self.refuses)
 
     @property
     def had_since(self) -> bool:
         """Whether the person was written to since they registered."""
         since = self.account.since if self.account else None
-        sent = (one.at for one in self.touches if one.state == "sent" and one.at)
+        sent = (one.at for one in self.touches if one.state in SENT and one.at)
         return since is not None and any(at > since for at in sent)
 
 
@@ -127,6 +148,8 @@ class People:
             confirmed_at=known.confirmed_at,
             reported_at=known.reported_at,
             opted_out_at=known.opted_out_at,
+            refuses=known.refuses,
+            bad=len(known.bad),
         )
 
     async def register(self, person: uuid.UUID) -> bool:
@@ -135,21 +158,30 @@ class People:
         async with self._http.post(url) as answer:
             return answer.status == 204
 
-    async def find_reader(self, number: int) -> uuid.UUID | None:
+    async def find_mails_reader(self, number: int) -> uuid.UUID | None:
         """Who a mail of the inbox went to; None where it is none of the ledger's."""
         inbox = self._system.inbox_url
         found = inbox and await read_messages(self._http, inbox, limit=1, offset=number)
-        if not found or not found.messages:
+        return await self._find_reader(found.messages) if found else None
+
+    async def find_texts_reader(self, number: int) -> uuid.UUID | None:
+        """Who a text went to; None where it is none of the ledger's."""
+        phones = self._system.texts_url
+        found = phones and await read_texts(self._http, phones, limit=1, offset=number)
+        return await self._find_reader(found.texts) if found else None
+
+    async def _find_reader(self, messages: Sequence[Mail | Text]) -> uuid.UUID | None:
+        if not messages:
             return None
-        mail = found.messages[0]
-        # The custom arg is `{campaign}:{digit}|{row key}`; `i` is the place in that row.
-        partition, _, key = (mail.parcel or "").partition("|")
+        # What we gave along is `{campaign}:{digit}|{row key}`; `i` is the place in that row.
+        partition, _, key = (messages[0].parcel or "").partition("|")
         campaign, _, digit = partition.rpartition(":")
         if digit not in SHARDS or not digit:
             return None
         row = await self._system.app.stores.ledger.read(campaign, int(digit, 16), key)
-        people = dict(row.people()) if row else {}
-        person = people.get(-1 if mail.index is None else mail.index)
+        people = dict(row.people()) if row and not row.seed else {}
+        index = messages[0].index
+        person = people.get(-1 if index is None else index)
         return uuid.UUID(bytes=person) if person else None
 
     async def _read_account(self, tenant: str, person: uuid.UUID) -> Account | None:
@@ -174,29 +206,36 @@ class People:
     async def _read_touches(
         self, person: bytes, standing: Standing, since: datetime | None
     ) -> tuple[Touched, ...]:
-        theirs: dict[str, list[tuple[Parcel, int]]] = {}
-        others: dict[str, int] = {}
+        theirs: defaultdict[_Part, list[tuple[Parcel, int]]] = defaultdict(list)
+        others: Counter[_Part] = Counter()
         async for parcel in self._system.app.status.scan_parcels(standing.name):
+            if parcel.seed:
+                continue
+            part: _Part = (parcel.touch, parcel.channel)
             had = 0
             for index, one in parcel.people():
                 if one == person:
-                    theirs.setdefault(parcel.touch, []).append((parcel, index))
+                    theirs[part].append((parcel, index))
                 elif parcel.state is State.ACCEPTED:
                     had += parcel.outcome_of(index) == "had"
             if since and parcel.touched_at and parcel.touched_at > since:
-                others[parcel.touch] = others.get(parcel.touch, 0) + had
+                others[part] += had
+        parts: list[tuple[PlannedTouch, _Part]] = [
+            (step, (step.touch, channel))
+            for step in standing.schedule.steps
+            for channel in CHANNELS
+            if channel in step.channels
+        ]
         return tuple(
             [
-                await self._read_touch(
-                    step.touch, step.opening, theirs.get(step.touch, []), others.get(step.touch, 0)
-                )
-                for step in standing.schedule.steps
+                await self._read_touch(part, step.opening, theirs[part], others[part])
+                for step, part in parts
             ]
         )
 
     async def _read_touch(
         self,
-        touch: str,
+        part: _Part,
         opening: CampaignTime,
         rows: list[tuple[Parcel, int]],
         others: int,
@@ -206,26 +245,37 @@ class People:
         for parcel, index in sorted(rows, key=lambda row: row[0].state is not State.CLOSED):
             state = _state_of(parcel, index)
             at = parcel.touched_at or parcel.not_before
-        mails = [await self._find_mails(*row) for row in rows if row[0].attempt]
+        touch, channel = part
+        find = self._find_mails if channel == "email" else self._find_texts
+        messages = [await find(*row) for row in rows if row[0].attempt]
         return Touched(
             touch=touch,
+            channel=channel,
             opening=opening,
             state=state,
             at=at,
-            mails=tuple(number for numbers in mails for number in numbers),
+            messages=tuple(dict.fromkeys(path for paths in messages for path in paths)),
             others=others,
         )
 
-    async def _find_mails(self, parcel: Parcel, index: int) -> list[int]:
+    async def _find_mails(self, parcel: Parcel, index: int) -> list[str]:
         if self._system.inbox_url is None:
             return []
         found = await read_messages(
-            self._http,
-            self._system.inbox_url,
-            parcel=f"{parcel.campaign}:{parcel.shard:x}|{parcel.key}",
-            i=index,
+            self._http, self._system.inbox_url, parcel=_name_of(parcel), i=index
         )
-        return [mail.number for mail in found.messages]
+        return [f"/mails/{mail.number}" for mail in found.messages]
+
+    async def _find_texts(self, parcel: Parcel, index: int) -> list[str]:
+        if self._system.texts_url is None:
+            return []
+        found = await read_texts(self._http, self._system.texts_url, parcel=_name_of(parcel))
+        return [f"/texts/{text.phone}" for text in found.texts if text.index == index]
+
+
+def _name_of(parcel: Parcel) -> str:
+    """What is given along with a call, to know the parcel by."""
+    return f"{parcel.campaign}:{parcel.shard:x}|{parcel.key}"
 
 
 def _state_of(parcel: Parcel, index: int) -> str:
@@ -233,11 +283,13 @@ def _state_of(parcel: Parcel, index: int) -> str:
     outcome = parcel.outcome_of(index)
     if outcome == "not had":
         return "" if parcel.reason == "replanned" else "not sent"
+    if outcome == "refused":
+        return "did not work"  # named by the provider at once, or in a receipt
     if outcome != "had":
         return outcome
     match parcel.state:
         case State.ACCEPTED:
-            return "sent"
+            return "delivered" if has_bit(parcel.delivered, index) else "sent"
         case State.REJECTED:
             return "refused"
         case State.AMBIGUOUS:

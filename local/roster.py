@@ -136,6 +136,12 @@ _DEPARTMENTS = (
     "Architecture", "Arts", "Business and Economics", "Dentistry", "Education", "Engineering",
     "Law", "Medicine", "Science", "Social Sciences",
 )  # fmt: skip
+_AREAS = (
+    206, 212, 213, 214, 236, 250, 289, 303, 312, 343, 403, 404, 408, 415, 416, 425, 437, 438, 469,
+    503, 510, 512, 514, 519, 587, 604, 609, 613, 617, 626, 647, 650, 702, 713, 718, 778, 780, 905,
+)  # fmt: skip
+"""Area codes of the United States and Canada."""
+
 _LANGUAGES = (None, None, "en-US", "en-GB", "zh-HK", "zh-Hant-HK", "zh-TW", "zh-CN")
 
 _NOTHING = Standing((), registered=False, capable=False)
@@ -385,10 +391,11 @@ def _names(draw: Sequence[int]) -> tuple[str, str | None, str | None, str]:
 
 def _phone(kind: int, number: int) -> str | None:
     match kind % 10:
-        case 0 | 1 | 2:
-            return f"+44 7700 900{number % 1000:03d}"
-        case 3 | 4:
-            return f"+1 {212 + number % 300}-555-01{number % 100:02d}"
+        case 0 | 1 | 2 | 3:
+            area = _AREAS[number // 100 % len(_AREAS)]
+            return f"+1 {area}-555-01{number % 100:02d}"
+        case 4:
+            return f"+44 7700 900{number % 1000:03d}"  # a range that no phone will ever have
         case 5:
             return f"07700 900{number % 1000:03d}"  # of which country?
         case _:

@@ -39,9 +39,9 @@ async def running_application(application: web.Application, port: int = 0) -> As
         await runner.cleanup()
 
 
-async def serve(application: web.Application, *, port: int, leash: bool) -> None:
+async def serve(application: web.Application, *, port: int, leash: bool, **more: str) -> None:
     """Serve until SIGTERM or SIGINT, or on a leash until standard input closes. Prints
-    `{"url": …}` when it is ready."""
+    `{"url": …}` when it is ready, with `more` beside it."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -55,7 +55,7 @@ async def serve(application: web.Application, *, port: int, leash: bool) -> None
 
         loop.add_reader(sys.stdin.fileno(), read_leash)
     async with running_application(application, port) as url:
-        print(msgspec.json.encode({"url": url}).decode(), flush=True)
+        print(msgspec.json.encode({"url": url, **more}).decode(), flush=True)
         await stop.wait()
 
 

@@ -61,6 +61,7 @@ def format_outcome(outcome: Outcome) -> str:
         ("  ambiguous", parcels.ambiguous),
         ("  expired", parcels.expired),
         ("people written to by email", outcome.recipients.email),
+        ("people written to by SMS", outcome.recipients.sms),
         ("seconds", f"{outcome.seconds:.1f}"),
     ]
     return "\n".join(f"{name:<46}{value:>8}" for name, value in rows)

@@ -4,7 +4,8 @@
        ▲
        └── this process: puts the campaign file there, fires the first sweep, watches the ledger
 
-What is named by GRAPH_BASE_URL or SENDGRID_BASE_URL in the environment is used and not simulated.
+What is named by GRAPH_BASE_URL, SENDGRID_BASE_URL or TWILIO_BASE_URL in the environment is used and
+not simulated. The inbox stands for both providers, and tells the host what becomes of messages.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import base64
 import contextlib
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -30,12 +32,20 @@ from local.parts import Part, free_port, last_lines, running_part, start_part
 from local.schedule import Schedule
 from shared.clock import CampaignTime, write_clock_file
 from shared.errors import SetupFault
-from shared.rules.campaign import CampaignMistakes
+from shared.rules.campaign import Campaign, CampaignMistakes
+from shared.rules.parcels import CHANNELS
 from shared.settings import is_loopback, read_settings
-from shared.workflows.plan import EMAIL
 
 LOCAL_SETTINGS = Path(__file__).resolve().parents[1] / ".local" / "settings.json"
 """Where `nudge --local` finds the system that runs."""
+
+_PROVIDERS = ("SENDGRID_BASE_URL", "TWILIO_BASE_URL")
+_SERVICES = ("GRAPH_BASE_URL", *_PROVIDERS)
+_ACCOUNT = "AC" + "0" * 32
+"""Of the simulated Twilio, which takes any."""
+
+_MOST_SENDER = 11
+"""Characters of an alphanumeric sender id."""
 
 _RESTART_PAUSE = 0.2
 _HOST_GRACE = 8
@@ -85,7 +95,9 @@ class LocalSystem:
         file: name of the campaign file in `config`.
         sweep: number of the sweep that this run is about: the next one, or the one that a run
             before has left open.
-        tenant_url, inbox_url: where what is simulated is reached; None for what is not.
+        tenant_url, inbox_url, texts_url: where what is simulated is reached, of the inbox mails and
+            texts; None for what is not.
+        mails_go_to, texts_go_to: in words.
         log: what the host says.
         last_words: how that log ended, once the system has.
     """
@@ -109,8 +121,8 @@ class LocalSystem:
         self.at = at
         self.environment = environment
         self.tenant_url = tenant.url if tenant else None
-        self.inbox_url = inbox.url if inbox else None
-        self.mails_go_to = "the local inbox" if inbox else environment["SENDGRID_BASE_URL"]
+        self.inbox_url, self.mails_go_to = _place_of("SENDGRID_BASE_URL", environment, inbox)
+        self.texts_url, self.texts_go_to = _place_of("TWILIO_BASE_URL", environment, inbox)
         self.sweep = sweep
         self.log = log
         self.last_words = ""
@@ -184,7 +196,7 @@ async def running_system(options: Options) -> AsyncGenerator[LocalSystem]:
     """
     local = read_campaign(options.campaign)
     at = CampaignTime((options.at or default_time(local.campaign)).astimezone(UTC))
-    for name in ("GRAPH_BASE_URL", "SENDGRID_BASE_URL"):
+    for name in _SERVICES:
         if url := os.environ.get(name):
             await _check_answers(name, url)
     async with contextlib.AsyncExitStack() as stack:
@@ -194,7 +206,10 @@ async def running_system(options: Options) -> AsyncGenerator[LocalSystem]:
         keep = options.keep
         azurite = await stack.enter_async_context(running_azurite(keep and keep / "storage"))
         parts: list[tuple[str, Part | Azurite]] = [("The storage", azurite)]
+        port = options.port or free_port()
+        public = f"http://127.0.0.1:{port}"
         environment = _environment(local, clock_file, azurite, _keys(keep))
+        environment |= {"PUBLIC_BASE_URL": public}
         tenant: Part | None = None
         if graph := os.environ.get("GRAPH_BASE_URL"):
             auth = "anonymous" if is_loopback(graph) else "managed"
@@ -213,18 +228,18 @@ async def running_system(options: Options) -> AsyncGenerator[LocalSystem]:
             parts.append(("The simulated tenant", tenant))
             environment |= {"GRAPH_BASE_URL": f"{tenant.url}/v1.0", "GRAPH_AUTH": "anonymous"}
         inbox: Part | None = None
-        if sendgrid := os.environ.get("SENDGRID_BASE_URL"):
-            environment |= {"SENDGRID_BASE_URL": sendgrid}
-        else:
+        given = {name: url for name in _PROVIDERS if (url := os.environ.get(name))}
+        if len(given) < len(_PROVIDERS):
             arguments = [
-                *("--clock-file", str(clock_file)),
+                *("--clock-file", str(clock_file), "--events-url", f"{public}/callbacks/sendgrid"),
                 *("--zone", local.campaign.zone.key, "--home"),
             ]
             inbox = await stack.enter_async_context(running_part("local.inbox", arguments))
             parts.append(("The inbox", inbox))
-            environment |= {"SENDGRID_BASE_URL": inbox.url}
-        port = options.port or free_port()
-        environment |= {"PUBLIC_BASE_URL": f"http://127.0.0.1:{port}"}
+            environment |= dict.fromkeys(_PROVIDERS, inbox.url)
+        if "SENDGRID_BASE_URL" not in given and inbox:
+            environment["SENDGRID_WEBHOOK_PUBLIC_KEY"] = inbox.ready["webhook_key"]
+        environment |= given
         app = build_app(read_settings({**os.environ, **environment}))
         stack.push_async_callback(app.close)
         system = LocalSystem(
@@ -294,7 +309,8 @@ async def _prepare_storage(app: App, local: LocalCampaign, file: str) -> int:
             tuple(msgspec.structs.replace(one, file=file) for one in standing.mistakes)
         )
     # The settings that a provider refused are read anew at each start: try them at once.
-    await app.stores.control.lift(name, EMAIL, {"setup"})
+    for channel in CHANNELS:
+        await app.stores.control.lift(name, channel, {"setup"})
     head = await app.stores.sweeps.read_head()
     return head.number if head.open else head.number + 1
 
@@ -311,12 +327,31 @@ def _environment(
     return {
         "SWEEP_SCHEDULE": os.environ.get("SWEEP_SCHEDULE", "0 0 20 * * *"),
         "SENDGRID_API_KEY": os.environ.get("SENDGRID_API_KEY", "local"),
+        "TWILIO_ACCOUNT_SID": os.environ.get("TWILIO_ACCOUNT_SID", _ACCOUNT),
+        "TWILIO_AUTH_TOKEN": os.environ.get("TWILIO_AUTH_TOKEN", secrets.token_hex(16)),
+        "TWILIO_FROM": os.environ.get("TWILIO_FROM", _sender_id(local.campaign)),
         **keys,
         "ALLOWED_SENDERS": ",".join(local.senders),
         "ALLOWED_LINK_HOSTS": ",".join((*local.link_hosts, "127.0.0.1")),
         "AzureWebJobsStorage": azurite.connection_string,
         "CLOCK_FILE": str(clock_file),
     }
+
+
+def _sender_id(campaign: Campaign) -> str:
+    """As whom texts come: the institution's short name, as far as a sender id can hold it."""
+    names = (*campaign.institution.short_name.values(), "University")
+    kept = (re.sub(r"[^A-Za-z0-9 ]", "", name)[:_MOST_SENDER].strip() for name in names)
+    return next(name for name in kept if re.search("[A-Za-z]", name))
+
+
+def _place_of(
+    name: str, environment: Mapping[str, str], inbox: Part | None
+) -> tuple[str | None, str]:
+    """Where the messages of a provider are looked at, and where they go to, in words."""
+    if inbox and environment[name] == inbox.url:
+        return inbox.url, "the local inbox"
+    return None, environment[name]
 
 
 def _keys(keep: Path | None) -> dict[str, str]:

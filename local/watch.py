@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from shared.clock import StorageTime, monotonic
+from shared.clock import CampaignTime, StorageTime, monotonic
 from shared.rules.cadence import build_schedule
 from shared.rules.calendar import window_open
 from shared.rules.guards import ShardCounts
-from shared.rules.parcels import SHARDS, Parcel, State
+from shared.rules.pace import day_limit
+from shared.rules.parcels import CHANNELS, SHARDS, Parcel, State
 from shared.stores.pages import run_prefix
-from shared.workflows.plan import EMAIL
 
 if TYPE_CHECKING:
     from functions.wiring import App
     from local.system import LocalSystem
     from shared.rules.campaign import Campaign
+    from shared.rules.parcels import Channel
+    from shared.stores.control import ControlRow
     from shared.stores.sweeps import Sweep
     from shared.workflows.campaigns import Standing
 
@@ -28,6 +31,10 @@ POLL_SECONDS = 0.25
 QUIET_SECONDS = 3.0
 """After so long without a change the timers are fired by hand, instead of waiting for the minute:
 what a crash has left lying is taken up as soon as its age allows."""
+
+RECEIPT_SECONDS = 10.0
+"""Receipts of parcels in doubt are waited for so long after the last change, where others wait for
+them; the inbox's come at once."""
 
 MOST_REFUSALS, REFUSED_SECONDS = 6, 120.0
 STUCK_SECONDS = 1200.0
@@ -65,12 +72,13 @@ class ParcelFigures(msgspec.Struct, frozen=True, kw_only=True):
 class Recipients(msgspec.Struct, frozen=True, kw_only=True):
     """People whose parcel was accepted, by channel."""
 
-    email: int
+    email: int = 0
     sms: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What one local run has done; `seconds` from the timer to the last settled parcel."""
+    """What one local run has done, seed parcels aside; `seconds` from the timer to the last
+    settled parcel."""
 
     sweep: SweepFigures
     parcels: ParcelFigures
@@ -114,6 +122,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         busy: whether something is still to come at the pretended time.
+        in_doubt: whether more may come, once receipts of parcels in doubt have.
         fault: why nothing will come of it.
         asked_until: until when a service told us to wait.
         timer: the function that would get things going if they had come to rest.
@@ -121,6 +130,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
 
     progress: Progress = Progress()
     busy: bool = True
+    in_doubt: bool = False
     fault: str | None = None
     asked_until: StorageTime | None = None
     timer: str = "release_due"
@@ -201,6 +211,7 @@ class Watcher:
     async def _wait(self, show: Callable[[Progress], None]) -> str | None:
         patience = Patience(self._app.settings.ages_scale)
         seen, quiet_since = Progress(), monotonic()
+        moved_at = quiet_since
         show(seen)
         while True:
             began = monotonic()
@@ -208,8 +219,10 @@ class Watcher:
             took = monotonic() - began
             if look.progress != seen:
                 seen, quiet_since = look.progress, monotonic()
+                moved_at = quiet_since
                 show(seen)
-            if look.fault or not look.busy:
+            waits_for_receipts = look.in_doubt and monotonic() - moved_at < RECEIPT_SECONDS
+            if look.fault or not (look.busy or waits_for_receipts):
                 return look.fault
             until = look.asked_until
             waiting = until is not None and self._app.clock.storage_now() < until
@@ -265,35 +278,78 @@ class Watcher:
             async for parcel in stores.ledger.scan_recent(self._name, shard)
         ]
         states = Counter(parcel.state for parcel in parcels)
-        control = await stores.control.read(self._name, EMAIL)
+        controls = await self._read_controls()
+        coming, in_doubt = self._choose_coming(standing, parcels, controls)
         fault = None
         if not verdict.go:
             fault = f"The verdict is to pause: {' '.join(verdict.reasons)}"
-        elif not states[State.CLAIMED]:
-            holds = await self._app.releases.find_holds(
-                await self._app.book.read(), standing, sweep
-            )
-            texts = [hold.text for hold in holds]
-            texts += [pause.text for pause in control.pauses.values()]
-            fault = f"Nothing is sent: {' '.join(texts)}" if texts else None
-        busy = any(self._is_coming(standing, parcel) for parcel in parcels)
+        elif coming and not states[State.CLAIMED]:
+            fault = await self._find_stop(standing, sweep, controls, coming)
         return Look(
             progress=Progress(shards_done=len(SHARDS), parcels=dict(states)),
-            busy=busy,
-            fault=fault if busy or not verdict.go else None,
-            asked_until=control.retry_at,
+            busy=bool(coming),
+            in_doubt=in_doubt,
+            fault=fault,
+            asked_until=max(
+                (row.retry_at for row in controls.values() if row.retry_at), default=None
+            ),
         )
 
-    def _is_coming(self, standing: Standing, parcel: Parcel) -> bool:
-        """Whether something will come of a parcel without the clock being moved."""
-        now = self._app.clock.campaign_now()
-        if parcel.state is State.CLAIMED:
-            return True
-        return (
-            parcel.state is State.PLANNED
-            and parcel.not_before <= now
-            and window_open(standing.campaign, now)
-        )
+    async def _find_stop(
+        self,
+        standing: Standing,
+        sweep: Sweep,
+        controls: Mapping[Channel, ControlRow],
+        coming: Sequence[Parcel],
+    ) -> str | None:
+        """Why nothing comes of any of these parcels; None where something will."""
+        holds = await self._app.releases.find_holds(await self._app.book.read(), standing, sweep)
+        texts = [hold.text for hold in holds]
+        channels: set[Channel] = {parcel.channel for parcel in coming}
+        if all(controls[channel].pauses for channel in channels):
+            texts += [
+                pause.text for channel in channels for pause in controls[channel].pauses.values()
+            ]
+        return f"Nothing is sent: {' '.join(texts)}" if texts else None
+
+    async def _read_controls(self) -> dict[Channel, ControlRow]:
+        found: dict[Channel, ControlRow] = {}
+        for channel in CHANNELS:
+            found[channel] = await self._app.stores.control.read(self._name, channel)
+        return found
+
+    def _choose_coming(
+        self,
+        standing: Standing,
+        parcels: Sequence[Parcel],
+        controls: Mapping[Channel, ControlRow],
+    ) -> tuple[list[Parcel], bool]:
+        """Parcels that something will come of without the clock being moved, and whether others
+        wait for receipts of parcels in doubt: those of their touch's canary."""
+        campaign, now = standing.campaign, self._app.clock.campaign_now()
+        marked: defaultdict[tuple[str, Channel], set[State]] = defaultdict(set)
+        if campaign.sending.canary:
+            for one in parcels:
+                if one.canary and one.touch not in controls[one.channel].canaries:
+                    marked[one.touch, one.channel].add(one.state)
+        left = {one: _left_of_day(campaign, one, parcels, controls[one], now) for one in CHANNELS}
+        due = [
+            one
+            for one in parcels
+            if one.state is State.PLANNED and one.not_before <= now and window_open(campaign, now)
+        ]
+        held = [
+            one
+            for one in due
+            if not (one.canary or one.seed) and _is_in_doubt(marked[one.touch, one.channel])
+        ]
+        if held:
+            names = {(one.shard, one.key) for one in held}
+            due = [one for one in due if (one.shard, one.key) not in names]
+        # The first one in turn that the day has no room for keeps back all others.
+        full = {one.channel for one in due if not one.released_at and one.count > left[one.channel]}
+        due = [one for one in due if one.released_at or one.channel not in full]
+        return [*due, *(one for one in parcels if one.state is State.CLAIMED)], bool(held)
 
     async def sum_up(self) -> Outcome:
         """The figures of the run."""
@@ -302,38 +358,30 @@ class Watcher:
         sweep = await app.stores.sweeps.read_committed()
         counts = ShardCounts()
         numbers = dict.fromkeys(ParcelFigures.__struct_fields__, 0)
-        email = 0
+        recipients: Counter[Channel] = Counter()
         if standing and sweep and sweep.number >= self._sweep:
             counts = await app.status.sum_counts(standing, sweep) or counts
-            async for parcel in app.status.scan_parcels(self._name):
+            parcels = [one async for one in app.status.scan_parcels(self._name) if not one.seed]
+            chosen, _ = self._choose_coming(standing, parcels, await self._read_controls())
+            coming = {(one.shard, one.key) for one in chosen}
+            for parcel in parcels:
                 taken_back = parcel.state is State.CLOSED and parcel.reason in _NOT_COUNTED
                 if parcel.sweep < self._sweep or taken_back:
                     continue
                 numbers["planned"] += 1
                 self.failed += parcel.state is State.CLOSED and parcel.reason == "failed"
-                if column := self._column_of(standing, parcel):
+                if column := _column_of(parcel, coming=(parcel.shard, parcel.key) in coming):
                     numbers[column] += 1
                 if parcel.state is State.ACCEPTED:
-                    email += sum(parcel.outcome_of(index) == "had" for index in range(parcel.count))
+                    outcomes = map(parcel.outcome_of, range(parcel.count))
+                    recipients[parcel.channel] += list(outcomes).count("had")
         fields = {name: getattr(counts, name) for name in SweepFigures.__struct_fields__}
         return Outcome(
             sweep=SweepFigures(**fields),
             parcels=ParcelFigures(**numbers),
-            recipients=Recipients(email=email),
+            recipients=Recipients(**recipients),
             seconds=round(self._seconds, 3),
         )
-
-    def _column_of(self, standing: Standing, parcel: Parcel) -> str | None:
-        """The figure beside `planned` in which a parcel counts."""
-        match parcel.state:
-            case State.PLANNED:
-                return None if self._is_coming(standing, parcel) else "scheduled"
-            case State.CLOSED:
-                return "expired" if parcel.reason == "expired" else None
-            case State.CLAIMED:
-                return None
-            case ended:
-                return ended.value
 
     async def dump_ledger(self) -> LedgerDump:
         """Every parcel, and who was not reached."""
@@ -349,3 +397,44 @@ class Watcher:
         ]
         unreached = (await status.collect_unreached()).get(self._name, {})
         return LedgerDump(parcels=entries, unreached=unreached)
+
+
+def _column_of(parcel: Parcel, *, coming: bool) -> str | None:
+    """The figure beside `planned` in which a parcel counts."""
+    match parcel.state:
+        case State.PLANNED:
+            return None if coming else "scheduled"
+        case State.CLOSED:
+            return "expired" if parcel.reason == "expired" else None
+        case State.CLAIMED:
+            return None
+        case ended:
+            return ended.value
+
+
+def _left_of_day(
+    campaign: Campaign,
+    channel: Channel,
+    parcels: Sequence[Parcel],
+    control: ControlRow,
+    now: CampaignTime,
+) -> float:
+    """Recipients that the campaign's pace still lets out on the pretended day."""
+    today = now.astimezone(campaign.zone).date()
+    limit = day_limit(campaign.sending, channel, control.live_days, today)
+    if limit is None:
+        return math.inf
+    return limit - sum(
+        one.count - one.left_out_count
+        for one in parcels
+        if one.channel == channel
+        and one.state is not State.PLANNED
+        and one.touched_at
+        and one.touched_at.astimezone(campaign.zone).date() == today
+        and not one.seed
+    )
+
+
+def _is_in_doubt(canary: Set[State]) -> bool:
+    """Whether a canary, by the states of its parcels, waits for receipts of those in doubt."""
+    return State.AMBIGUOUS in canary and _MOVING.isdisjoint(canary)

@@ -43,6 +43,7 @@ class Ages(msgspec.Struct, frozen=True, kw_only=True):
     handed_out: float = 900  # a released row is not handed out again before
     message_life: float = 840  # of a message of a sending queue: less than `handed_out`
     claim_abandoned: float = 900  # a claim so old belongs to a dead process
+    settle_after: float = 2 * 3600  # a call without a clear answer, a canary without receipts
     settle_final: float = 24 * 3600  # an ambiguous call that nothing has decided is final
     provider_pause: float = 60  # a provider that refused, and named no time of its own
     setup_probe: float = 900  # one parcel is let through a set-up fault every so often

@@ -5,6 +5,7 @@ No value is ever part of a message: some of them are secrets.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -31,6 +32,14 @@ _UNRESOLVED = re.compile(r"@Microsoft\.KeyVault\(", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)*")
 _SENDER = re.compile(rf"([^@\s]+@)?{_HOST.pattern}")
+
+# What Twilio takes as a sender: a number with its country code, a short code, a sender id of up to
+# 11 characters with a letter among them (a registered one of Hong Kong begins with #), a service.
+_TEXT_SENDER = re.compile(
+    r"\+[1-9][0-9]{6,14}|[0-9]{3,8}|(?=.*[A-Za-z])[ -~]{1,11}|MG[0-9a-fA-F]{32}", re.ASCII
+)
+_TWILIO_ACCOUNT = re.compile(r"AC[0-9a-fA-F]{32}")
+_TWILIO = ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_FROM")
 
 _DEFAULT_SCHEDULE = "0 0 20 * * *"
 # Of NCRONTAB (azure.github.io, "Timer trigger for Azure Functions"): each field's bounds and names.
@@ -63,6 +72,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     graph_confirm: GraphConfirm
     sendgrid_base_url: str
     sendgrid_api_key: str
+    sendgrid_webhook_public_key: str
+    twilio_base_url: str
+    twilio_account_sid: str
+    twilio_auth_token: str
+    twilio_from: str
     link_keys: tuple[str, ...]
     address_key: str
     public_base_url: str
@@ -81,10 +95,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return _is_local_storage(self.storage_connection)
 
     @property
+    def channels(self) -> frozenset[str]:
+        """Those that there is a sender for."""
+        return frozenset({"email", "sms"} if self.twilio_account_sid else {"email"})
+
+    @property
     def allowed(self) -> Allowed:
         """What a campaign file may name."""
         return Allowed(
-            senders=self.allowed_senders, link_hosts=self.allowed_link_hosts, local=self.local
+            senders=self.allowed_senders,
+            link_hosts=self.allowed_link_hosts,
+            local=self.local,
+            channels=self.channels,
         )
 
     def make_clock(self) -> Clock:
@@ -138,6 +160,11 @@ class _Reader:
             graph_confirm=self._choice("GRAPH_CONFIRM", ("methods", "report")),  # type: ignore[arg-type]
             sendgrid_base_url=self._url("SENDGRID_BASE_URL", "https://api.sendgrid.com"),
             sendgrid_api_key=self._secret("SENDGRID_API_KEY"),
+            sendgrid_webhook_public_key=self._public_key("SENDGRID_WEBHOOK_PUBLIC_KEY"),
+            twilio_base_url=self._url("TWILIO_BASE_URL", "https://api.twilio.com"),
+            twilio_account_sid=self._secret("TWILIO_ACCOUNT_SID", required=False),
+            twilio_auth_token=self._secret("TWILIO_AUTH_TOKEN", required=False),
+            twilio_from=self._text("TWILIO_FROM"),
             link_keys=self._list("LINK_KEYS"),
             address_key=self._secret("ADDRESS_KEY"),
             public_base_url=self._url("PUBLIC_BASE_URL"),
@@ -149,6 +176,7 @@ class _Reader:
         if credential not in ("", "managedidentity"):
             self._add("AzureWebJobsStorage__credential", "must be managedidentity, or left out.")
         self._check_secrets(settings)
+        self._check_twilio(settings)
         self._check_local(settings)
         if self._problems:
             raise SettingsProblem(list(self._problems.values()))
@@ -162,6 +190,21 @@ class _Reader:
                 "ADDRESS_KEY",
                 f"must have {ADDRESS_KEY_CHARACTERS} characters or more, such as "
                 "`openssl rand -base64 32` makes; it never changes.",
+            )
+
+    def _check_twilio(self, settings: Settings) -> None:
+        """All that an SMS needs, or nothing of it."""
+        given = {name for name in _TWILIO if self._environment.get(name, "").strip()}
+        for name in _TWILIO if given else ():
+            if name not in given:
+                self._add(name, f"missing. For SMS set all of {', '.join(_TWILIO)}; or none.")
+        if (sid := settings.twilio_account_sid) and not _TWILIO_ACCOUNT.fullmatch(sid):
+            self._add("TWILIO_ACCOUNT_SID", "must be AC and 32 hexadecimal digits.")
+        if (sender := settings.twilio_from) and not _TEXT_SENDER.fullmatch(sender):
+            self._add(
+                "TWILIO_FROM",
+                "must be a number with + and its country code, a sender id of at most 11 "
+                "characters, or the id of a messaging service (MG and 32 hexadecimal digits).",
             )
 
     def _check_local(self, settings: Settings) -> None:
@@ -202,12 +245,21 @@ class _Reader:
             return value
         return ""
 
-    def _secret(self, name: str) -> str:
+    def _secret(self, name: str, *, required: bool = True) -> str:
         value = self._text(name)
         if not value:
-            self._add(name, "missing.")
+            if required:
+                self._add(name, "missing.")
         elif not value.isascii() or " " in value:
             self._add(name, "has a space or a character beyond ASCII within. Copy it once more.")
+        return value
+
+    def _public_key(self, name: str) -> str:
+        value = self._text(name)
+        if value and not _is_p256(value):
+            self._add(
+                name, "not a public key. Copy the verification key of SendGrid's Event Webhook."
+            )
         return value
 
     def _connection(self, name: str) -> str:
@@ -295,6 +347,19 @@ def _is_usable(url: str) -> bool:
         and not (parts.username or parts.password or parts.query or parts.fragment or " " in url)
         and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(url)))
     )
+
+
+def _is_p256(key: str) -> bool:
+    """Whether it is a public key of ECDSA over P-256, as DER in base64."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+    try:
+        loaded = load_der_public_key(base64.b64decode(key, validate=True))
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    return isinstance(loaded, EllipticCurvePublicKey) and isinstance(loaded.curve, SECP256R1)
 
 
 def _is_local_storage(connection: str) -> bool:

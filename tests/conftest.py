@@ -1,6 +1,7 @@
 """What tests share: storage of their own, the skip policy, and the closing summary.
 
-Storage is Azurite, one process a session; each test gets an account that no other test has used.
+Storage is Azurite, one process for each process of tests; each test gets an account that no other
+test has used.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import settings
 from jsonschema import Draft202012Validator
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from local.worker import WORKER_VERSION
 
@@ -36,6 +40,11 @@ INVARIANTS = {
     10: "the guide before the deadline, the general procedure after it",
     11: "live means the institution's own domain",
 }
+
+
+# How long an example takes says nothing where other tests run beside it.
+settings.register_profile("beside others", parent=settings.default, deadline=None)
+settings.load_profile("beside others")
 
 
 def missing_tool(reason: str) -> None:
@@ -82,6 +91,20 @@ def connection_string(_storage_accounts: Iterator[str]) -> str:
         return next(_storage_accounts)
     except StopIteration:
         pytest.fail(f"more than {ACCOUNTS} tests use storage: raise ACCOUNTS")
+
+
+class _ByFile(LoadFileScheduling):
+    """Gives out whole files: their tests share fixtures and an event loop, and those of tests/web
+    one browser and one local system."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/web" if nodeid.startswith("tests/web/") else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    # In the order of the directories: the slowest files are among the first.
+    config.option.loadscopereorder = False
+    return _ByFile(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

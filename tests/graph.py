@@ -39,6 +39,7 @@ class Someone:
     methods: tuple[str, ...] = ()
     address: str | None = ""
     mail: str | None = None
+    mobile: str | None = None
     enabled: bool = True
     user_type: str = "Member"
     name: str | None = None
@@ -65,7 +66,7 @@ class Someone:
             "userType": self.user_type,
             "mail": self.mail,
             "otherMails": others,
-            "mobilePhone": None,
+            "mobilePhone": self.mobile,
             "preferredLanguage": self.language,
         }
 

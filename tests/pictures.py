@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
+import tempfile
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import aiohttp
 from playwright.async_api import Browser, async_playwright
 
 from local.home import running_home
-from local.inbox import read_messages
+from local.inbox import read_messages, read_texts
 from local.system import LocalSystem, Options, running_system
 from local.watch import Watcher
+from tests.local.campaigns import BY_SMS, WEEK_BY_SMS, write_campaign
 from tests.world import EXAMPLE
 
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
@@ -21,12 +25,12 @@ SCREENS = {"phone": (390, 844, 2), "desktop": (1280, 960, 1)}
 
 
 async def take_all() -> None:
-    """Write every picture: of the home page after a touch has gone out, of the status page and of
-    one of the mails."""
+    """Write every picture: of the home page after a touch has gone out, of the status page, and of
+    one of the mails and of a phone with one of the texts."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    options = Options(campaign=EXAMPLE, alumni=2000, others=500)
     async with (
-        running_system(options) as system,
+        campaign_by_sms() as campaign,
+        running_system(Options(campaign=campaign, alumni=2000, others=500)) as system,
         running_home(system) as home,
         async_playwright() as playwright,
     ):
@@ -41,6 +45,7 @@ async def take_all() -> None:
         await take(browser, "home", home)
         await take(browser, "status", f"{home}/status")
         await take(browser, "mail", f"{home}/mails/{await choose_mail(system)}/html")
+        await take(browser, "text", f"{home}/texts/{await choose_phone(system)}")
         await browser.close()
 
 
@@ -50,6 +55,21 @@ async def choose_mail(system: LocalSystem) -> int:
     async with aiohttp.ClientSession() as http:
         found = await read_messages(http, system.inbox_url, limit=10_000)
     return min(found.messages, key=lambda mail: (mail.to[0].email, mail.number)).number
+
+
+async def choose_phone(system: LocalSystem) -> int:
+    """Place of a phone, likewise."""
+    assert system.texts_url is not None
+    async with aiohttp.ClientSession() as http:
+        found = await read_texts(http, system.texts_url, limit=10_000)
+    return min(found.texts, key=lambda text: text.to).phone
+
+
+@contextlib.asynccontextmanager
+async def campaign_by_sms() -> AsyncGenerator[Path]:
+    """The example, with two touches by SMS, too."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield write_campaign(Path(directory) / EXAMPLE.name, *BY_SMS, WEEK_BY_SMS)
 
 
 async def take(browser: Browser, name: str, url: str) -> None:

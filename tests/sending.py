@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -29,7 +29,7 @@ from shared.settings import read_settings
 from shared.stores import Stores
 from shared.stores.account import StorageAccount, StorageSettings
 from shared.stores.names import NAMES
-from shared.stores.queues import HandOut, decode_message
+from shared.stores.queues import HandOut, ParcelReceipts, ShardReceipts, decode_message
 from tests.graph import GROUP, Graph, Someone, people, running_with
 from tests.world import EXAMPLE, FORTNIGHT, NAME, World
 
@@ -258,12 +258,13 @@ class Desk:
 
     async def take(self) -> list[HandOut]:
         """Take what was handed out off the queue."""
-        queue = self.app.account.queue(NAMES.queues.email)
         taken: list[HandOut] = []
-        while batch := [message async for message in queue.receive_messages(max_messages=32)]:
-            for message in batch:
-                taken.append(decode_message(message.content, HandOut))
-                await queue.delete_message(message)
+        for name in (NAMES.queues.email, NAMES.queues.sms):
+            queue = self.app.account.queue(name)
+            while batch := [message async for message in queue.receive_messages(max_messages=32)]:
+                for message in batch:
+                    taken.append(decode_message(message.content, HandOut))
+                    await queue.delete_message(message)
         return taken
 
     async def waiting(self) -> int:
@@ -282,6 +283,14 @@ class Desk:
         async with asyncio.TaskGroup() as group:
             for message in messages:
                 group.create_task(self.app.dispatch.send(message))
+
+    async def report(self, parcel: Parcel, **receipts: Sequence[Any]) -> None:
+        """Receipts of a parcel: `delivered`, `bounced`, `opted_out` as in ParcelReceipts. Without
+        any they only prove that it was accepted."""
+        told = {name: tuple(value) for name, value in receipts.items()}
+        one = ParcelReceipts(parcel.key, (parcel.attempt,), **told)
+        message = ShardReceipts(parcel.campaign, parcel.shard, parcel.channel, (one,))
+        await self.app.receipts.settle(message)
 
     async def send_due(self) -> None:
         """Release, and send what was handed out."""
@@ -304,7 +313,16 @@ async def running_desk(
     async with (
         watched_inbox(connection_string, clock, directory) as (url, provider),
         running_with(
-            graph, connection_string, directory, clock=clock, SENDGRID_BASE_URL=url, **settings
+            graph,
+            connection_string,
+            directory,
+            clock=clock,
+            SENDGRID_BASE_URL=url,
+            TWILIO_BASE_URL=url,
+            TWILIO_ACCOUNT_SID=f"AC{0:032x}",
+            TWILIO_AUTH_TOKEN="test",
+            TWILIO_FROM="HKU",
+            **settings,
         ) as world,
     ):
         yield Desk(world, graph, clock, provider)
@@ -324,10 +342,26 @@ async def watched_inbox(
     await account.close()
 
 
-def campaign_text(*, mode: str = "live", parcel_size: int = 500, **edits: str) -> str:
+def campaign_text(
+    *,
+    mode: str = "live",
+    parcel_size: int = 500,
+    sending: str = "",
+    sms: bool = False,
+    **edits: str,
+) -> str:
     """The example in live mode, with other values for some of its keys; `per_hour` limits the
-    rate. Every other keyword names a key whose line gets another value."""
+    rate. Every other keyword names a key whose line gets another value.
+
+    Args:
+        sending: more lines of that part of the file, such as `max_per_day: {email: 10}`.
+        sms: whether its touches go out by SMS, too.
+    """
     text = EXAMPLE.read_text().replace("mode: dry-run", f"mode: {mode}")
+    text += "".join(f"  {line}\n" for line in sending.splitlines())
+    if sms:
+        text = text.replace("channels: [email]}", "channels: [email, sms]}")
+        text = text.replace("# look_for:", "look_for:").replace("# short_name:", "short_name:")
     text = text.replace("parcel_size: 500", f"parcel_size: {parcel_size}")
     if per_hour := edits.pop("per_hour", ""):
         text = text.replace(

@@ -26,7 +26,10 @@ CAMPAIGN = parse_campaign(
     EXAMPLE.read_text(),
     file=EXAMPLE.name,
     allowed=Allowed(
-        senders=frozenset({"no-reply@its.hku.hk"}), link_hosts=frozenset({"its.hku.hk"}), local=True
+        senders=frozenset({"no-reply@its.hku.hk"}),
+        link_hosts=frozenset({"its.hku.hk"}),
+        local=True,
+        channels=frozenset({"email"}),
     ),
 )
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import traceback
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +36,11 @@ IN_AZURE = {
     "PUBLIC_BASE_URL": "https://mfa.its.hku.hk/",
     "ALLOWED_SENDERS": "no-reply@its.hku.hk, HKU.hk",
     "ALLOWED_LINK_HOSTS": "its.hku.hk,MFA.its.hku.hk",
+}
+TWILIO = {
+    "TWILIO_ACCOUNT_SID": "AC" + "0123456789abcdef" * 2,
+    "TWILIO_AUTH_TOKEN": "0123456789abcdef" * 2,
+    "TWILIO_FROM": "#HKU",
 }
 LOCAL = {
     **{name: value for name, value in IN_AZURE.items() if not name.startswith("AzureWebJobs")},
@@ -62,6 +70,7 @@ def test_an_app_in_azure() -> None:
         senders=frozenset({"no-reply@its.hku.hk", "hku.hk"}),
         link_hosts=frozenset({"its.hku.hk", "mfa.its.hku.hk"}),
         local=False,
+        channels=frozenset({"email"}),
     )
     clock = settings.make_clock()
     assert type(clock) is SystemClock
@@ -76,12 +85,22 @@ def test_what_is_not_set_has_its_default() -> None:
         settings.graph_auth,
         settings.graph_confirm,
         settings.sendgrid_base_url,
+        settings.sendgrid_webhook_public_key,
+        settings.twilio_base_url,
+        settings.twilio_account_sid,
+        settings.twilio_auth_token,
+        settings.twilio_from,
     ) == (
         "0 0 20 * * *",
         "https://graph.microsoft.com/v1.0",
         "managed",
         "methods",
         "https://api.sendgrid.com",
+        "",
+        "https://api.twilio.com",
+        "",
+        "",
+        "",
     )
 
 
@@ -102,6 +121,48 @@ def test_keys_are_read_newest_first_and_white_space_around_does_not_count() -> N
     )
     assert settings.link_keys == (other, KEY)
     assert settings.sendgrid_api_key == "SG.abc"
+
+
+@pytest.mark.parametrize(
+    "sender",
+    ["+85264507890", "12345", "#HKU", "HKU", "Uni & Co. 1", "MG" + "0123456789abcdef" * 2],
+)
+def test_sms_is_a_channel_where_twilio_is_set(sender: str) -> None:
+    settings = read_settings({**IN_AZURE, **TWILIO, "TWILIO_FROM": sender})
+    assert settings.channels == settings.allowed.channels == {"email", "sms"}
+    assert settings.twilio_account_sid == TWILIO["TWILIO_ACCOUNT_SID"]
+    assert settings.twilio_auth_token == TWILIO["TWILIO_AUTH_TOKEN"]
+    assert settings.twilio_from == sender
+
+
+@pytest.mark.parametrize("given", [{*pair} for pair in combinations(TWILIO, 2)] + [{*TWILIO}])
+def test_twilio_is_set_as_a_whole_or_not_at_all(given: set[str]) -> None:
+    problems = problems_of({**IN_AZURE, **{name: TWILIO[name] for name in given}})
+    missing = TWILIO.keys() - given
+    assert {problem.partition(":")[0] for problem in problems} == missing
+    assert all("set all of TWILIO_ACCOUNT_SID, TWILIO_AUTH" in problem for problem in problems)
+
+
+def der(key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+P256 = base64.b64encode(der(ec.generate_private_key(ec.SECP256R1()).public_key())).decode()
+P384 = base64.b64encode(der(ec.generate_private_key(ec.SECP384R1()).public_key())).decode()
+RSA = base64.b64encode(der(rsa.generate_private_key(65537, 2048).public_key())).decode()
+
+
+def test_the_key_of_the_event_webhook_is_read_as_sendgrid_shows_it() -> None:
+    settings = read_settings({**IN_AZURE, "SENDGRID_WEBHOOK_PUBLIC_KEY": f" {P256}\n"})
+    assert settings.sendgrid_webhook_public_key == P256
+
+
+@pytest.mark.parametrize(
+    "key", ["x", P256[:-8], P256[:-1], f"{P256[:9]}-{P256[9:]}", "AAAA", P384, RSA, KEY]
+)
+def test_what_is_no_key_of_the_event_webhook(key: str) -> None:
+    (problem,) = problems_of({**IN_AZURE, "SENDGRID_WEBHOOK_PUBLIC_KEY": key})
+    assert problem.startswith("SENDGRID_WEBHOOK_PUBLIC_KEY: not a public key. Copy the verifi")
 
 
 # what is refused
@@ -150,6 +211,14 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
     ("Azure", {"ALLOWED_SENDERS": "IT <it@its.hku.hk>"}, "ALLOWED_SENDERS: must be addresses"),
     ("Azure", {"ALLOWED_LINK_HOSTS": "https://its.hku.hk"}, "ALLOWED_LINK_HOSTS: must be hosts"),
     ("Azure", {"ALLOWED_LINK_HOSTS": "*.hku.hk"}, "ALLOWED_LINK_HOSTS: must be hosts"),
+    ("Azure", {"TWILIO_BASE_URL": "http://api.twilio.com"}, "TWILIO_BASE_URL: must be an https"),
+    ("Azure", TWILIO | {"TWILIO_ACCOUNT_SID": "AC12"}, "TWILIO_ACCOUNT_SID: must be AC and 32"),
+    ("Azure", TWILIO | {"TWILIO_ACCOUNT_SID": "SK" + "0" * 32}, "TWILIO_ACCOUNT_SID: must be AC"),
+    ("Azure", TWILIO | {"TWILIO_AUTH_TOKEN": "a b"}, "TWILIO_AUTH_TOKEN: has a space"),
+    ("Azure", TWILIO | {"TWILIO_FROM": "85264507890"}, "TWILIO_FROM: must be a number with +"),
+    ("Azure", TWILIO | {"TWILIO_FROM": "University HK"}, "TWILIO_FROM: must be a number with +"),
+    ("Azure", TWILIO | {"TWILIO_FROM": "香港大學"}, "TWILIO_FROM: must be a number with +"),
+    ("Azure", TWILIO | {"TWILIO_FROM": "MG0123456789abcdef"}, "TWILIO_FROM: must be a number with"),
     ("Azure", {"CLOCK_FILE": "/tmp/clock.json"}, "CLOCK_FILE: only for storage on this machine"),
     ("Azure", {"AGES_SCALE": "0.02"}, "AGES_SCALE: only for storage on this machine"),
     ("local", {"CLOCK_FILE": "/nowhere/clock.json"}, "CLOCK_FILE: The clock file cannot be read"),
@@ -201,13 +270,24 @@ def test_all_problems_are_told_at_once_and_each_setting_once() -> None:
     assert all(f"\n- {problem}" in str(raised.value) for problem in raised.value.problems)
 
 
-@pytest.mark.parametrize("name", [*IN_AZURE, "AzureWebJobsStorage", "GRAPH_BASE_URL"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *IN_AZURE,
+        *TWILIO,
+        "AzureWebJobsStorage",
+        "GRAPH_BASE_URL",
+        "SENDGRID_WEBHOOK_PUBLIC_KEY",
+    ],
+)
 @pytest.mark.parametrize(
     "text", ["@Microsoft.KeyVault(SecretUri=https://v/s)", " @microsoft.keyvault(x"]
 )
 def test_a_key_vault_reference_that_was_not_resolved_is_a_problem(name: str, text: str) -> None:
     """The Functions host hands the literal text on where it could not resolve it."""
-    problems = [p for p in problems_of({**IN_AZURE, name: text}) if p.startswith(f"{name}:")]
+    problems = [
+        p for p in problems_of({**IN_AZURE, **TWILIO, name: text}) if p.startswith(f"{name}:")
+    ]
     (problem,) = problems
     assert "Key Vault reference was not resolved" in problem
     assert "Key Vault Secrets User" in problem
@@ -305,12 +385,29 @@ def test_loopback(url: str, here: bool) -> None:
 
 # secrets
 
-SECRETS = ("SENDGRID_API_KEY", "LINK_KEYS", "ADDRESS_KEY", "AzureWebJobsStorage")
+SECRETS = (
+    "SENDGRID_API_KEY",
+    "LINK_KEYS",
+    "ADDRESS_KEY",
+    "AzureWebJobsStorage",
+    "TWILIO_AUTH_TOKEN",
+)
 
 
 @given(
     st.dictionaries(
-        st.sampled_from([*SECRETS, "GRAPH_BASE_URL", "AGES_SCALE", "CLOCK_FILE", "GRAPH_AUTH"]),
+        st.sampled_from(
+            [
+                *SECRETS,
+                "GRAPH_BASE_URL",
+                "AGES_SCALE",
+                "CLOCK_FILE",
+                "GRAPH_AUTH",
+                "SENDGRID_WEBHOOK_PUBLIC_KEY",
+                "TWILIO_ACCOUNT_SID",
+                "TWILIO_FROM",
+            ]
+        ),
         st.sampled_from(
             ["{}", " {}", "{}\n{}", "{} {}", "{},x", "AccountKey={}", "https://a:{}@b"]
         ),
@@ -320,14 +417,14 @@ def test_no_problem_repeats_a_value(shapes: dict[str, str]) -> None:
     secret = "Zq7xTopSecretZq7x"
     wrong = {name: shape.replace("{}", secret) for name, shape in shapes.items()}
     try:
-        shown = repr(read_settings({**LOCAL, **wrong}))
+        shown = repr(read_settings({**LOCAL, **TWILIO, **wrong}))
     except SettingsProblem as problem:
         shown = "".join(traceback.format_exception(problem))
     assert secret not in shown
 
 
 def test_settings_do_not_show_themselves() -> None:
-    settings = read_settings(LOCAL)
+    settings = read_settings({**LOCAL, **TWILIO})
     for shown in (repr(settings), str(settings), f"{settings}", f"{[settings]}"):
-        assert not any(str(LOCAL[name]) in shown for name in SECRETS)
+        assert not any((LOCAL | TWILIO)[name] in shown for name in SECRETS)
     assert isinstance(settings, Settings)

@@ -24,7 +24,7 @@ from shared.clock import Ages, CampaignTime, Clock, write_clock_file
 from shared.rules.parcels import Parcel
 from shared.settings import read_settings
 from shared.stores.names import NAMES
-from shared.stores.queues import HandOut, PlanShard, ReadPages, decode_message
+from shared.stores.queues import HandOut, PlanShard, ReadPages, ShardReceipts, decode_message
 
 KEY = base64.urlsafe_b64encode(bytes(range(32))).decode()
 EXAMPLE = Path(__file__).resolve().parents[1] / "campaign.example.yaml"
@@ -89,6 +89,11 @@ class World:
             (NAMES.queues.sweep, lambda body: app.sweeps.read(decode_message(body, ReadPages))),
             (NAMES.queues.plan, lambda body: _plan(app, decode_message(body, PlanShard))),
             (NAMES.queues.email, lambda body: app.dispatch.send(decode_message(body, HandOut))),
+            (NAMES.queues.sms, lambda body: app.dispatch.send(decode_message(body, HandOut))),
+            (
+                NAMES.queues.receipts,
+                lambda body: app.receipts.settle(decode_message(body, ShardReceipts)),
+            ),
         ]
         done = 0
         while True:

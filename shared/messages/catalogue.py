@@ -1,8 +1,8 @@
 """Which messages and pages exist, and what each of them says on which side of the deadline.
 
-A message is an opening and a guide, and so is the guide's own page. The guide depends on the
-deadline alone (invariant 10): before it alumni get the steps to register, after it the general
-procedure, whatever the touch is called.
+A message is an opening and a guide, and so is the guide's own page; an SMS is an opening alone.
+The guide depends on the deadline alone (invariant 10): before it alumni get the steps to register,
+after it the general procedure, whatever the touch is called.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 import msgspec
 
+from shared.errors import SetupFault
 from shared.rules.campaign import MessageName
 
 MESSAGES: tuple[str, ...] = get_args(MessageName.__value__)
@@ -75,7 +76,14 @@ def choose_opening(message: str, *, after_deadline: bool) -> str:
 
     A message that leaves late speaks as `after`; an `after` that leaves while there is still time
     (its day is the deadline's, or the deadline was moved) speaks as a reminder.
+
+    Raises SetupFault where there is no such message.
     """
+    if message not in MESSAGES:
+        raise SetupFault(
+            "The cadence names a message that does not exist.",
+            f"use one of {', '.join(MESSAGES)}.",
+        )
     if after_deadline:
         return "after"
     return "reminder" if message == "after" else message

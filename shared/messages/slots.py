@@ -52,13 +52,39 @@ def web_link(address: str) -> Link:
     return Link(address, address)
 
 
+def sms_slots(campaign: Campaign, words: Words, language: str) -> dict[str, Slot]:
+    """The values of a campaign that an SMS names: the institution's short name, and the deadline
+    with its zone and without."""
+    institution = campaign.institution
+    day = format_date(campaign.last_day, "long", locale=words.locale)
+    city = _city(campaign.zone, words)
+    if time := _time_of_day(campaign, words):
+        deadline = words.time_of_day.format(time=time, day=day, city=city)
+        deadline_day = words.sms.time_of_day.format(time=time, day=day)
+    else:
+        deadline, deadline_day = words.sms.day.format(day=day, city=city), day
+    return {
+        "institution": _in_language({**institution.name, **institution.short_name}, language),
+        "look_for": _in_language(institution.look_for, language),
+        "deadline": deadline,
+        "deadline_day": deadline_day,
+        "enforced_on": format_date(campaign.enforced_on, "long", locale=words.locale),
+    }
+
+
 def _deadline(campaign: Campaign, words: Words, day: str, city: str) -> str:
     """The end of a day in words, or the time of day where the campaign file gives one."""
+    if time := _time_of_day(campaign, words):
+        return words.time_of_day.format(time=time, day=day, city=city)
+    return words.end_of_day.format(day=day, city=city)
+
+
+def _time_of_day(campaign: Campaign, words: Words) -> str:
+    """The deadline's, or "" where it is the end of a day."""
     if not isinstance(campaign.deadline, datetime):
-        return words.end_of_day.format(day=day, city=city)
+        return ""
     local = campaign.deadline.astimezone(campaign.zone)
-    time = format_time(local.time(), "short", locale=words.locale)
-    return words.time_of_day.format(time=time, day=day, city=city)
+    return format_time(local.time(), "short", locale=words.locale)
 
 
 def _city(zone: ZoneInfo, words: Words) -> str:

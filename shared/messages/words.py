@@ -1,4 +1,4 @@
-"""The words of the mails and pages, one TOML file a language, decoded into types.
+"""The words of mails, pages and SMS, one TOML file a language, decoded into types.
 
 A language is added as data: a file `words/<language>.toml` with the same keys. One that lacks a
 word or has one too many does not decode, and the error names its place.
@@ -72,6 +72,14 @@ class Page(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     more: tuple[str, ...] = ()
 
 
+class Texts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The SMS: each message in several lengths, the fullest first."""
+
+    day: str  # with {day}, {city}
+    time_of_day: str  # with {time}, {day}: where there is no room for the city
+    messages: dict[str, tuple[str, ...]]
+
+
 class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All words of one language. Keys of the dicts are those of catalogue.py."""
 
@@ -89,6 +97,7 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     closing: Closing
     page_frame: PageFrame
     pages: dict[str, Page]
+    sms: Texts
 
 
 @cache

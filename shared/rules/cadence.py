@@ -1,11 +1,13 @@
 """The cadence: on which days the touches of a campaign fall, and which of them a person is due.
 
     build_schedule   once per version: touches on calendar days, with their openings
-    due_touch        per person, or rather per distinct answer to "what have they had, and when"
+    due_touch        per person and channel, or rather per distinct answer to "what have they had,
+                     and when"
     due_anyway       the same for a person who says that they have registered
 
 What stands in the schedule holds for everybody. What a person is due depends on the names of the
-touches that they have had, the time of the last one, and now; nothing else.
+touches that they have had, the time of the last one, and now; nothing else. The channels of a touch
+are one nudge: each is asked for by itself, and no gap lies between them.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from shared.rules.calendar import DAY, OpenHours, nearest_open_day, open_hours, 
 
 if TYPE_CHECKING:
     from shared.rules.campaign import Campaign, Step
+    from shared.rules.parcels import Channel
 
 AHEAD = timedelta(hours=48)
 """A touch is planned from so long before its opening: sweeps are daily, and one may fail."""
@@ -49,7 +52,7 @@ class PlannedTouch(msgspec.Struct, frozen=True, kw_only=True):
 
     touch: str
     message: str
-    channels: tuple[str, ...]
+    channels: tuple[Channel, ...]
     after_deadline: bool
     order: int
     day: date
@@ -140,29 +143,41 @@ def due_touch(
     had: AbstractSet[str],
     last_touch_at: CampaignTime | None,
     now: CampaignTime,
+    *,
+    channel: Channel = "email",
+    beside: AbstractSet[str] = frozenset(),
 ) -> Due | None:
-    """What a person who is not registered is due, if anything.
+    """What a person who is not registered is due on a channel, if anything.
 
     Either (a) the latest touch whose opening has passed, or (b) the first whose opening lies
-    within 48 hours; (b) where (a) was had, or where no open hour is left for it. Never one that
-    stands in the cadence before one already had, so that nobody is walked backwards when a
-    deadline moves.
+    within 48 hours; (b) where (a) was had, where it is not for this channel, or where no open hour
+    is left for it. Never one that stands in the cadence before one already had, so that nobody is
+    walked backwards when a deadline moves.
 
     Args:
-        had: names of the touches that they have had, on any channel.
-        last_touch_at: when they had the last one; None if never.
+        had: names of the touches that they have had on this channel.
+        last_touch_at: when they had the last one, on any channel; None if never.
+        beside: names of those that they have had on other channels.
     """
-    last_had = max((schedule.order.get(name, -1) for name in had), default=-1)
+    last_had = max((schedule.order.get(name, -1) for name in had | beside), default=-1)
+
+    def fit(step: PlannedTouch, earliest: CampaignTime) -> Due | None:
+        gap_from = None if step.touch in beside else last_touch_at
+        return _fit(schedule, step, earliest, gap_from)
+
+    def is_open(step: PlannedTouch) -> bool:
+        return channel in step.channels and step.order >= last_had and step.touch not in had
+
     passed = bisect_right(schedule.steps, now, key=lambda step: step.opening)
-    if passed and (latest := schedule.steps[passed - 1]).order > last_had:
-        due = _fit(schedule, latest, now, last_touch_at)
+    if passed and is_open(latest := schedule.steps[passed - 1]):
+        due = fit(latest, now)
         if due is not None:
             return due
     for step in schedule.steps[passed:]:
         if step.opening > now + AHEAD:
             break
-        if step.order > last_had:
-            return _fit(schedule, step, step.opening, last_touch_at)
+        if is_open(step):
+            return fit(step, step.opening)
     return None
 
 
@@ -171,14 +186,17 @@ def due_anyway(
     had: AbstractSet[str],
     last_touch_at: CampaignTime | None,
     now: CampaignTime,
+    *,
+    channel: Channel = "email",
+    beside: AbstractSet[str] = frozenset(),
 ) -> Due | None:
     """What a person is due who says that they have registered, and whom the directory does not show
-    yet: the last touch before the deadline, and nothing else."""
+    yet: the last touch before the deadline, and nothing else. Arguments as for `due_touch`."""
     last = schedule.last_before
     if last is None:
         return None
     passed_over = {step.touch for step in schedule.steps if step.order < last.order}
-    due = due_touch(schedule, had | passed_over, last_touch_at, now)
+    due = due_touch(schedule, had | passed_over, last_touch_at, now, channel=channel, beside=beside)
     return due if due and due.touch == last else None
 
 

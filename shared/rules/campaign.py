@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
 from importlib import resources
-from typing import Annotated, Any, Literal, Self, override
+from typing import Annotated, Any, Literal, Self, cast, override
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -36,7 +36,9 @@ from pydantic import (
     PlainValidator,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -47,14 +49,22 @@ from shared.clock import CampaignTime
 from shared.errors import SetupFault
 from shared.rules.cadence import build_schedule, kept_hours
 from shared.rules.calendar import DAY, start_of_day
-from shared.rules.contact import usable_email
-from shared.rules.mistakes import Complaint, Explainer, nearest, show, wrong
+from shared.rules.contact import fold_address, usable_email
+from shared.rules.mistakes import Complaint, Explainer, Path, nearest, show, wrong
+from shared.rules.parcels import Channel
 from shared.rules.yaml_lines import Reading, Unreadable
 
 LEAST_OPEN = timedelta(hours=2)
 """Open time that every touch must keep, or a short outage would make it fall out."""
 
 MOST_MISTAKES = 100
+
+MOST_SHORT_NAME = 30
+MOST_LOOK_FOR = 40
+"""Characters that leave an SMS room for the rest."""
+
+MOST_DOMAINS = 50
+MOST_SEEDS = 50
 
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 NOBODY = "00000000-0000-0000-0000-000000000000"
@@ -102,11 +112,13 @@ class Allowed(msgspec.Struct, frozen=True):
         senders: addresses, and domains that stand for all of their addresses.
         link_hosts: hosts that links may lead to; each stands for itself alone.
         local: whether this is the local system, where the example's group exists.
+        channels: those that the app has a sender for.
     """
 
     senders: frozenset[str]
     link_hosts: frozenset[str]
     local: bool
+    channels: frozenset[str]
 
 
 # The kinds of values that the file is made of. Each says what is wrong with a value; what would be
@@ -135,10 +147,45 @@ def _account(value: str) -> str:
     return value.casefold()
 
 
-def _channel(value: object) -> object:
-    # A channel gets its name here when it gets a sender.
-    if value == "sms":
-        raise wrong("names `sms`, and no sender for it is built in", "write `channels: [email]`")
+def _number(value: object) -> float:
+    """A number with or without decimals; only whole ones are numbers to the reader of the file."""
+    if isinstance(value, float):
+        return value
+    text = str(value) if isinstance(value, int | str) else ""
+    if not re.fullmatch(_DECIMAL, text):
+        raise wrong("must be a number")
+    return float(text)
+
+
+def _mail_domain(value: str) -> str:
+    """As it stands in addresses: the domains in which one could be."""
+    address = usable_email(f"somebody@{value}")
+    if address is None:
+        raise wrong("holds something that is not a mail domain")
+    return address.partition("@")[2]
+
+
+def _one_spelling(value: object, read: ValidatorFunctionWrapHandler) -> dict[str, int]:
+    domains: dict[str, int] = read(value)
+    if isinstance(value, Mapping) and len(domains) < len(cast("Mapping[object, object]", value)):
+        raise wrong("names one domain in two spellings", "keep one of them, in lower case")
+    return domains
+
+
+@cache
+def _regions() -> frozenset[str]:
+    from phonenumbers import SUPPORTED_REGIONS
+
+    return frozenset(SUPPORTED_REGIONS)
+
+
+def _region(value: str) -> str:
+    if value not in _regions():
+        near = nearest(value, _regions())
+        raise wrong(
+            f"is not a region that has phone numbers: {show(value)}",
+            f"did you mean `{near}`?" if near else "",
+        )
     return value
 
 
@@ -207,6 +254,14 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _distinct_addresses(values: tuple[str, ...]) -> tuple[str, ...]:
+    """In an order of our own: theirs means nothing."""
+    by_folded = {fold_address(address): address for address in values}
+    if len(by_folded) < len(values):
+        raise wrong("names an address twice", "keep one of the two; capitals make no difference")
+    return tuple(by_folded[folded] for folded in sorted(by_folded))
+
+
 _NAME = r"[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?"
 _GUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _CONTROL = r"\x00-\x1f\x7f\x85\u2028\u2029"
@@ -220,34 +275,69 @@ _LINK = (
 _DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _CLOCK = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _MOMENT = rf"(?P<day>{_DATE})[T ](?P<clock>{_CLOCK}(?::[0-5][0-9])?) ?(?P<offset>Z|[+-]{_CLOCK})?"
+_DECIMAL = r"[+-]?(?:[0-9]{0,9}\.)?[0-9]{1,18}"
 _DAYS = r"(mon|tue|wed|thu|fri|sat|sun)([-,](mon|tue|wed|thu|fri|sat|sun))*"
 
 
-def _json_text(pattern: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "pattern": f"^{pattern}$"})
+def _json_text(pattern: str, **more: Any) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": f"^{pattern}$", **more})
 
 
 _Name = Annotated[
     str, _shaped(_NAME, "may hold lower-case letters, digits and dashes only"), _json_text(_NAME)
 ]
 _Guid = Annotated[str, _shaped(_GUID, "is not an object id", str.lower), _json_text(_GUID)]
-_Line = Annotated[
-    str,
-    Field(max_length=200),
-    _shaped(_LINE, "must be one line of text, without line breaks and control characters"),
-    _json_text(_LINE),
-]
+_ONE_LINE = _shaped(_LINE, "must be one line of text, without line breaks and control characters")
+_Line = Annotated[str, Field(max_length=200), _ONE_LINE, _json_text(_LINE, maxLength=200)]
 _Language = Annotated[
     str, _shaped(_LANGUAGE, "holds a language that is not written like `en` or `zh-Hant`")
 ]
 _Words = Annotated[dict[_Language, _Line], AfterValidator(_words)]
+
+
+def _for_sms(most: int) -> AfterValidator:
+    """Words that go into an SMS: a character beyond the basic ones takes the room of two, and a
+    telephone makes a link of whatever looks like one."""
+
+    def check(value: str) -> str:
+        if len(value.encode("utf-16-le")) // 2 > most:
+            raise wrong(f"has characters that count twice in an SMS, which has room for {most}")
+        if re.search(r"://|\bwww\.|\w\.\w", value):
+            raise wrong("holds what a telephone takes for a link, and an SMS has none")
+        return value
+
+    return AfterValidator(check)
+
+
+_ShortLine = Annotated[
+    str,
+    Field(max_length=MOST_SHORT_NAME),
+    _ONE_LINE,
+    _for_sms(MOST_SHORT_NAME),
+    _json_text(_LINE, maxLength=MOST_SHORT_NAME),
+]
+_ShortName = Annotated[dict[_Language, _ShortLine], AfterValidator(_words)]
+_SoughtLine = Annotated[
+    str,
+    Field(max_length=MOST_LOOK_FOR),
+    _ONE_LINE,
+    _for_sms(MOST_LOOK_FOR),
+    _json_text(_LINE, maxLength=MOST_LOOK_FOR),
+]
+_LookFor = Annotated[dict[_Language, _SoughtLine], AfterValidator(_words)]
 _Link = Annotated[
-    str, Field(max_length=500), _shaped(_LINK, "is not an https link"), _json_text(_LINK)
+    str,
+    Field(max_length=500),
+    _shaped(_LINK, "is not an https link"),
+    _json_text(_LINK, maxLength=500),
 ]
 _Email = Annotated[
     str, AfterValidator(_email), WithJsonSchema({"type": "string", "format": "email"})
 ]
-_Channel = Annotated[Literal["email"], BeforeValidator(_channel)]
+_Growth = Annotated[float, Field(ge=1, le=10), BeforeValidator(_number)]
+_Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
+_Count = Annotated[int, Field(ge=1)]
+_Domain = Annotated[str, AfterValidator(_mail_domain)]
 _Clock = Annotated[time, BeforeValidator(_clock), _json_text(_CLOCK)]
 
 
@@ -269,6 +359,17 @@ class Institution(_Part):
     account_example: _Line = _key("How an account is written at sign-in.", "UID@connect.hku.hk")
     password_name: _Words = _key(
         "What the institution calls the password, by language.", {"en": "Portal PIN"}
+    )
+    short_name: _ShortName = _key(
+        "The name as an SMS shows it, by language; needed where `name` has more than "
+        f"{MOST_SHORT_NAME} characters.",
+        {"en": "HKU"},
+        default_factory=dict,
+    )
+    look_for: _LookFor = _key(
+        "What to look for on the institution's own site, by language: an SMS holds no link.",
+        {"en": "MFA pre-registration for alumni"},
+        default_factory=dict,
     )
     official_page: _Link = _key(
         "The page on the institution's own site that names this campaign and its sender.",
@@ -335,6 +436,12 @@ class Contact(_Part):
     sms: Annotated[tuple[Literal["mobilePhone"], ...], AfterValidator(_distinct)] = _key(
         "Fields for SMS.", ["mobilePhone"], default=("mobilePhone",)
     )
+    default_region: Annotated[str, AfterValidator(_region), _json_text("[A-Z]{2}")] | None = _key(
+        "Region of numbers without a country code, as ISO 3166 names it; such numbers are not used "
+        "where it is left out.",
+        "HK",
+        default=None,
+    )
 
 
 class Step(_Part):
@@ -352,8 +459,8 @@ class Step(_Part):
         "Calendar days after the deadline's day.", 3, default=None
     )
     message: MessageName = _key("Which words are sent.", "reminder")
-    channels: Annotated[tuple[_Channel, ...], Field(min_length=1), AfterValidator(_unordered)] = (
-        _key("How it is sent.", ["email"])
+    channels: Annotated[tuple[Channel, ...], Field(min_length=1), AfterValidator(_unordered)] = (
+        _key("How it is sent: by email, by SMS, or both.", ["email"])
     )
 
 
@@ -387,6 +494,39 @@ class Window(_Part):
         return self
 
 
+class WarmUp(_Part):
+    """How the day's limit of email grows while its domain makes a name for itself."""
+
+    start: _Count = _key("Recipients on the first day.", 500, default=500)
+    growth: _Growth = _key(
+        "Each day's limit in terms of that of the day before; only days with mail count.",
+        1.5,
+        default=1.5,
+    )
+
+
+class Canary(_Part):
+    """The few who are written to first, of each touch and channel."""
+
+    recipients: Annotated[int, Field(ge=1, le=1000)] = _key("How many.", 50, default=50)
+    delivered: _Share = _key(
+        "Share of them that must be delivered before the others are written to.", 0.8, default=0.8
+    )
+
+
+class Guards(_Part):
+    """How much may go wrong before a channel pauses."""
+
+    ambiguous: _Share = _key(
+        "Calls of an hour that have no clear answer, from 20 of them on.", 0.02, default=0.02
+    )
+    bounces: _Share = _key(
+        "Recipients of a touch whose address turns out to be bad, where they are over 20.",
+        0.05,
+        default=0.05,
+    )
+
+
 class Sending(_Part):
     """Whether, when and how fast is sent."""
 
@@ -413,10 +553,45 @@ class Sending(_Part):
     parcel_size: Annotated[int, Field(ge=1, le=1000)] = _key(
         "Recipients of one email call: what one unclear answer can touch.", 500, default=500
     )
-    max_per_hour: dict[Literal["email"], Annotated[int, Field(ge=1)]] = _key(
+    max_per_hour: dict[Channel, _Count] = _key(
         "Most recipients an hour, by channel; no limit where none is given.",
         {"email": 20000},
         default_factory=dict,
+    )
+    max_per_day: dict[Channel, _Count] = _key(
+        "Most recipients a day, by channel; no limit where none is given.",
+        {"email": 100000},
+        default_factory=dict,
+    )
+    warm_up: WarmUp | None = _key(
+        "A day's limit of email that grows from the campaign's first day on; for a domain that has "
+        "not sent much before.",
+        {"start": 500, "growth": 1.5},
+        default=None,
+    )
+    max_per_domain_per_hour: Annotated[
+        dict[_Domain, _Count], Field(max_length=MOST_DOMAINS), WrapValidator(_one_spelling)
+    ] = _key(
+        "Most emails an hour to the addresses of one domain.",
+        {"gmail.com": 2000},
+        default_factory=dict,
+    )
+    canary: Canary | None = _key(
+        "The few who are written to first. It needs the provider's receipts.",
+        {"recipients": 50, "delivered": 0.8},
+        default=None,
+    )
+    seed_addresses: Annotated[
+        tuple[_Email, ...], Field(max_length=MOST_SEEDS), AfterValidator(_distinct_addresses)
+    ] = _key(
+        "Colleagues who get every mail, without personal links and outside all counts.",
+        ["ithelp@hku.hk"],
+        default=(),
+    )
+    guards: Guards = _key(
+        "Shares of what is sent that pause a channel; 1 switches a guard off.",
+        {"ambiguous": 0.02, "bounces": 0.05},
+        default_factory=Guards,
     )
 
 
@@ -616,9 +791,63 @@ def _check_allowed(campaign: Campaign, allowed: Allowed | None) -> Iterator[Comp
             )
 
 
+def _check_senders(campaign: Campaign, allowed: Allowed | None) -> Iterator[Complaint]:
+    if (found := _first_by_sms(campaign)) and allowed and "sms" not in allowed.channels:
+        path, touch = found
+        yield Complaint(
+            path,
+            f"the touch `{touch}` goes out by SMS, which the app has no sender for",
+            "set TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_FROM, or write "
+            "`channels: [email]`",
+        )
+
+
 def not_allowed(campaign: Campaign, allowed: Allowed) -> list[str]:
     """What a campaign names that the settings do not allow (any more), as sentences."""
-    return [f"{what}. Fix: {fix}." for _, what, fix in _check_allowed(campaign, allowed)]
+    complaints = [*_check_allowed(campaign, allowed), *_check_senders(campaign, allowed)]
+    return [f"{what}. Fix: {fix}." for _, what, fix in complaints]
+
+
+def _check_texts(campaign: Campaign, _: Allowed | None) -> Iterator[Complaint]:
+    """What an SMS cannot do without: a number, and words that are short enough."""
+    found = _first_by_sms(campaign)
+    if found is None:
+        return
+    touch, institution = f"the touch `{found[1]}` goes out by SMS", campaign.institution
+    if not campaign.contact.sms:
+        yield Complaint(
+            ("contact", "sms"),
+            f"`contact.sms` is empty, and {touch}",
+            "write `sms: [mobilePhone]`, or `channels: [email]` there",
+        )
+    if not institution.look_for:
+        yield Complaint(
+            ("institution",),
+            f"`institution.look_for` is missing, and {touch}",
+            "add what to look for on your own site, since an SMS holds no link: "
+            "`look_for: {en: MFA pre-registration for alumni}`",
+        )
+    for language, name in institution.name.items():
+        if len(name) > MOST_SHORT_NAME and language not in institution.short_name:
+            yield Complaint(
+                ("institution", "name"),
+                f"`institution.name` in `{language}` has more than {MOST_SHORT_NAME} characters, "
+                f"and {touch}",
+                f"add a name of at most {MOST_SHORT_NAME} to `short_name`, like "
+                f"`short_name: {{{language}: HKU}}`",
+            )
+
+
+def _first_by_sms(campaign: Campaign) -> tuple[Path, str] | None:
+    """The first touch that goes out by SMS, and where it says so."""
+    return next(
+        (
+            (("cadence", index, "channels"), step.touch)
+            for index, step in enumerate(campaign.cadence)
+            if "sms" in step.channels
+        ),
+        None,
+    )
 
 
 def _check_cadence(campaign: Campaign, _: Allowed | None) -> Iterator[Complaint]:
@@ -692,6 +921,8 @@ _CHECKS: Sequence[tuple[frozenset[str], _Check]] = (
     (frozenset({"audience"}), _check_audience),
     (frozenset({"sending"}), _check_trial),
     (frozenset({"sending", "sender", "institution"}), _check_allowed),
+    (frozenset({"cadence"}), _check_senders),
+    (frozenset({"cadence", "contact", "institution"}), _check_texts),
     (frozenset({"cadence"}), _check_cadence),
     (frozenset({"cadence", "sending", "deadline", "timezone"}), _check_open_hours),
 )

@@ -1,5 +1,7 @@
 """Where a person can be written to, and how an address is compared, remembered and shown.
 
+An address is that of a mailbox, or a number in the form of E.164 ("+85291234567").
+
 The address that mail is sent to and the form in which addresses are compared are two things: the
 part before the `@` belongs to its mail server and is sent as it stands, and yet one provider call
 takes an address only once whatever its case. `fold_address` makes the second from the first.
@@ -17,11 +19,16 @@ import msgspec
 
 from shared.rules.registration import Account
 
-EMAIL_FIELDS: Mapping[str, Callable[[Account], Sequence[str | None]]] = {
+type Fields = Mapping[str, Callable[[Account], Sequence[str | None]]]
+
+EMAIL_FIELDS: Fields = {
     "otherMails": lambda account: account.other_mails,
     "mail": lambda account: (account.mail,),
 }
 """The directory fields that a campaign may name in `contact.email`, and how each is read."""
+
+SMS_FIELDS: Fields = {"mobilePhone": lambda account: (account.mobile_phone,)}
+"""The same for `contact.sms`."""
 
 ADDRESS_KEY_BYTES = 16
 
@@ -44,7 +51,7 @@ class Recipient(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         id: the object id, 16 bytes.
-        address: as `choose_email` returned it.
+        address: as `choose_email` or `choose_number` returned it.
         account: the user principal name.
     """
 
@@ -92,6 +99,35 @@ def _ascii_domain(domain: str) -> str | None:
     return domain
 
 
+def usable_number(text: str | None, region: str | None) -> str | None:
+    """The number in the form of E.164 as an SMS can be sent to it, or None where that cannot work.
+
+    By the number plans that phonenumbers knows it must be a mobile number, or one that the plan
+    does not tell from a landline (North America). All other kinds get no SMS, or not reliably:
+    landlines, toll-free, premium and shared-cost lines, pagers, voice over IP, and personal
+    numbers, which only forward calls. An extension is dropped, as a mobile number has none.
+
+    Args:
+        text: as a directory holds it: with any separators, in any digits.
+        region: ISO 3166 region of numbers without a country code; None refuses those.
+    """
+    # Late, since it costs the start of the app 50 ms, and most of its functions need no numbers.
+    import phonenumbers
+
+    # Letters would be read as the keys of a telephone: "9123 4567 (home)" as somebody else's.
+    if not text or phonenumbers.is_alpha_number(text):
+        return None
+    try:
+        number = phonenumbers.parse(text, region)
+    except phonenumbers.NumberParseException:
+        return None
+    # The kind of a number that is impossible or not valid is unknown.
+    kinds = phonenumbers.PhoneNumberType
+    if phonenumbers.number_type(number) not in (kinds.MOBILE, kinds.FIXED_LINE_OR_MOBILE):
+        return None
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
 def choose_email(account: Account, fields: Sequence[str], bad: Callable[[str], bool]) -> str | None:
     """The first usable address of a person, in the order of the campaign's `contact.email`.
 
@@ -99,9 +135,32 @@ def choose_email(account: Account, fields: Sequence[str], bad: Callable[[str], b
         fields: keys of `EMAIL_FIELDS`.
         bad: says of a usable address that it did not work before.
     """
+    return _choose(account, EMAIL_FIELDS, fields, usable_email, bad)
+
+
+def choose_number(
+    account: Account, fields: Sequence[str], region: str | None, bad: Callable[[str], bool]
+) -> str | None:
+    """The first usable number of a person, in the order of the campaign's `contact.sms`.
+
+    Args:
+        fields: keys of `SMS_FIELDS`.
+        region: as for `usable_number`.
+        bad: says of a usable number that it did not work before.
+    """
+    return _choose(account, SMS_FIELDS, fields, lambda text: usable_number(text, region), bad)
+
+
+def _choose(
+    account: Account,
+    readers: Fields,
+    fields: Sequence[str],
+    usable: Callable[[str | None], str | None],
+    bad: Callable[[str], bool],
+) -> str | None:
     for field in fields:
-        for candidate in EMAIL_FIELDS[field](account):
-            address = usable_email(candidate)
+        for candidate in readers[field](account):
+            address = usable(candidate)
             if address is not None and not bad(address):
                 return address
     return None

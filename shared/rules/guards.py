@@ -1,4 +1,4 @@
-"""What keeps a surprise from going out unattended: the verdict, and the share of ambiguous calls.
+"""What keeps a surprise from going out unattended: the verdict, and how much may go wrong.
 
 A verdict compares what was planned for a pair with the last pair whose verdict was `go`.
 """
@@ -17,8 +17,10 @@ OVER = 50
 """People by which a figure must have changed, at least, to be a surprise."""
 
 AMBIGUOUS_PARCELS = 20
-AMBIGUOUS_SHARE = 0.02
-"""Ambiguous parcels within an hour that pause a channel: at least so many, and such a share."""
+"""Ambiguous parcels within an hour that pause a channel: at least so many, and the file's share."""
+
+BOUNCED_PEOPLE = 20
+"""Bad addresses of a touch that pause a channel: more than so many, and over the file's share."""
 
 _EVERYBODYS_DOMAIN = ".azurewebsites.net"
 
@@ -33,7 +35,8 @@ class ShardCounts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     first. `confirmed` is the part of registered whom the report does not show yet. Parts of
     unregistered are `unreachable`, with no usable contact for any channel that the cadence names;
     `opted_out`, who asked for no more reminders; and `reported`, who say that they are done.
-    `recipients` are in planned parcels; `had` have had at least one touch.
+    `recipients` are in planned parcels, once for each channel; `planned` has them by
+    `{touch}|{channel}`. `had` have had at least one touch.
     """
 
     roster: int = 0
@@ -50,17 +53,19 @@ class ShardCounts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     recipients: int = 0
     parcels: int = 0
     reasons: dict[str, int] = {}
+    planned: dict[str, int] = {}
 
     def __add__(self, other: ShardCounts) -> ShardCounts:
-        reasons = dict(self.reasons)
-        for reason, number in other.reasons.items():
-            reasons[reason] = reasons.get(reason, 0) + number
         sums = {
             name: getattr(self, name) + getattr(other, name)
             for name in self.__struct_fields__
-            if name != "reasons"
+            if name not in ("reasons", "planned")
         }
-        return ShardCounts(reasons=reasons, **sums)
+        return ShardCounts(
+            reasons=_sum(self.reasons, other.reasons),
+            planned=_sum(self.planned, other.planned),
+            **sums,
+        )
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,9 +120,21 @@ def _surprising(before: int, change: int) -> bool:
     return change > OVER and change * 2 > before
 
 
-def too_ambiguous(ambiguous: int, called: int) -> bool:
-    """Whether the calls of the last hour doubt too much to go on."""
-    return ambiguous >= AMBIGUOUS_PARCELS and ambiguous >= called * AMBIGUOUS_SHARE
+def _sum(some: dict[str, int], others: dict[str, int]) -> dict[str, int]:
+    return {
+        name: some.get(name, 0) + others.get(name, 0) for name in dict.fromkeys((*some, *others))
+    }
+
+
+def too_ambiguous(ambiguous: int, called: int, share: float) -> bool:
+    """Whether the calls of the last hour doubt too much to go on. A share of 1 never does."""
+    return share < 1 and ambiguous >= AMBIGUOUS_PARCELS and ambiguous >= called * share
+
+
+def too_many_bounces(bounced: int, recipients: int, share: float) -> bool:
+    """Whether too many of a touch's recipients have bad addresses to go on: a list that is so old
+    costs the sender its name. A share of 1 never does."""
+    return share < 1 and bounced > BOUNCED_PEOPLE and bounced > recipients * share
 
 
 def link_fault(campaign: Campaign, public_base_url: str, link_hosts: frozenset[str]) -> str | None:

@@ -5,11 +5,13 @@
        │                  └──refused as one, names nobody──► closed: split
        └──► closed: replanned | expired | cancelled | failed
     ambiguous ──receipt──► accepted          ambiguous ──decided──► ambiguous, final
-       └──its only call was refused, as we learn late──► planned
+       ├──its only call was refused, as we learn late──► planned
+       └──a later call has receipts, this one has none──► planned (one resend)
 
 A row with an ambiguous attempt behind it (`doubt`) is never closed and never split: its people may
 have had the message. A closed row is never opened again: its people are not had, and planning
-again is the replay. `CHANGES` is the whole list of what may happen; `allow` asks it.
+again is the replay. `CHANGES` is the whole list of what may happen; `allow` asks it, and
+`python -m shared.rules.parcels` prints it as the table of docs/parcels.md.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -28,6 +30,9 @@ SHARDS = "0123456789abcdef"
 """The first hex digit of an object id names the shard."""
 
 ID_BYTES = 16
+
+type Channel = Literal["email", "sms"]
+CHANNELS: tuple[Channel, ...] = get_args(Channel.__value__)
 
 
 class State(StrEnum):
@@ -44,7 +49,8 @@ class State(StrEnum):
 OPEN = frozenset({State.PLANNED, State.CLAIMED, State.AMBIGUOUS})
 """States that something can still come of."""
 
-type Who = Literal["planner", "releaser", "sender", "poison"]
+type Who = Literal["planner", "releaser", "sender", "receipts", "poison"]
+type WhichClock = Literal["campaign", "storage", ""]
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -55,7 +61,9 @@ class Change(msgspec.Struct, frozen=True):
         reason: what the row says of it; "" where the state says enough.
         who: the only part of the product that makes it.
         doubtful: whether a row with an ambiguous attempt behind it may go this way.
-        when: its condition, with the clock that judges it where a time is part of it.
+        when: its condition.
+        clock: the clock that judges the condition; "" where no time is part of it.
+        conflict: what its maker does where the row was written by someone else since (412).
     """
 
     source: State
@@ -64,37 +72,70 @@ class Change(msgspec.Struct, frozen=True):
     who: Who
     doubtful: bool
     when: str
+    clock: WhichClock
+    conflict: str
 
 
 _P, _C, _X = State.PLANNED, State.CLAIMED, State.CLOSED
 _ACC, _REJ, _AMB = State.ACCEPTED, State.REJECTED, State.AMBIGUOUS
 
+_AGAIN = "read it again: closed as long as it is planned, left alone once it is claimed"
+_NEXT = "left out of the transaction, the rest is written; the next tick looks again"
+_GONE = "nothing: it was handed out again, or has gone its way"
+_CLAIM = "ours where it holds our attempt's id; else the message is dropped"
+_SETTLE = "ours where it says so under our attempt's id; else again while our attempt stands in it"
+_LATE = "again, whatever attempt stands in it, as long as it is open"
+_SPLIT = "ours, or the claim was given up: nothing"
+_ASK = "read it again and ask again"
+
 CHANGES: tuple[Change, ...] = (
-    Change(_P, _X, "replanned", "planner", False, "a newer pair is wanted"),
-    Change(_P, _X, "expired", "planner", False, "its touch cannot be planned any more"),
-    Change(_P, _X, "expired", "releaser", False, "past not_after (campaign time)"),
-    Change(_P, _X, "cancelled", "sender", False, "everybody in it completed or was left out"),
-    Change(_P, _X, "failed", "poison", False, "the queue gave up on it"),
-    Change(_P, _AMB, "expired", "releaser", True, "past not_after (campaign time): final"),
-    Change(_P, _AMB, "failed", "sender", True, "nobody is left to send to: final"),
-    Change(_P, _AMB, "failed", "poison", True, "the queue gave up on it: final"),
-    Change(_P, _C, "", "sender", True, "under the ETag of the message"),
-    Change(_C, _ACC, "", "sender", True, "the provider said so"),
-    Change(_C, _REJ, "every recipient was refused", "sender", True, "nobody is left in it"),
-    Change(_C, _AMB, "no clear answer", "sender", True, "the answer proves nothing"),
-    Change(_C, _AMB, "failed", "sender", True, "cannot be sent any more: final"),
-    Change(_C, _AMB, "abandoned", "releaser", True, "claim_abandoned old (storage time)"),
-    Change(_C, _P, "refused", "sender", True, "a refusal is proven, or the call was not begun"),
-    Change(_C, _P, "fault", "sender", True, "a fault of ours before the first byte, not the third"),
-    Change(_C, _X, "failed", "sender", False, "the third such fault"),
-    Change(_C, _X, "split", "sender", False, "refused as a whole, and nobody named"),
-    Change(_AMB, _ACC, "", "sender", True, "the late acceptance of any attempt"),
-    Change(_AMB, _P, "refused", "sender", True, "the late refusal of its only attempt"),
-    Change(_P, _ACC, "", "sender", True, "the late acceptance of an earlier attempt"),
-    Change(_AMB, _AMB, "no receipt", "releaser", True, "settle_final old (storage time): final"),
+    Change(_P, _X, "replanned", "planner", False, "a newer pair is wanted", "", _AGAIN),
+    Change(_P, _X, "expired", "planner", False, "its touch is over", "campaign", _AGAIN),
+    Change(_P, _X, "expired", "releaser", False, "past not_after", "campaign", _NEXT),
+    Change(_P, _X, "cancelled", "sender", False, "nobody is left to send to", "", _GONE),
+    Change(_P, _X, "failed", "poison", False, "the queue gave up on it", "", _GONE),
+    Change(_P, _AMB, "expired", "releaser", True, "past not_after: final", "campaign", _NEXT),
+    Change(_P, _AMB, "failed", "sender", True, "nobody is left to send to: final", "", _GONE),
+    Change(_P, _AMB, "failed", "poison", True, "the queue gave up on it: final", "", _GONE),
+    Change(_P, _C, "", "sender", True, "under the ETag of its message", "", _CLAIM),
+    Change(_C, _ACC, "", "sender", True, "the provider said so", "", _SETTLE),
+    Change(_C, _REJ, "every recipient was refused", "sender", True, "so it was", "", _SETTLE),
+    Change(_C, _AMB, "no clear answer", "sender", True, "the answer proves nothing", "", _SETTLE),
+    Change(_C, _AMB, "failed", "sender", True, "cannot be sent any more: final", "", _SETTLE),
+    Change(
+        *(_C, _AMB, "abandoned", "releaser", True),
+        *("`claim_abandoned` after the claim", "storage", _NEXT),
+    ),
+    Change(
+        *(_C, _P, "refused", "sender", True),
+        *("a refusal is proven, or the call was not begun", "", _SETTLE),
+    ),
+    Change(
+        *(_C, _P, "fault", "sender", True),
+        *("a fault of ours before the first byte, not the third", "", _SETTLE),
+    ),
+    Change(_C, _X, "failed", "sender", False, "the third such fault", "", _SETTLE),
+    Change(_C, _X, "split", "sender", False, "refused as a whole, nobody named", "", _SPLIT),
+    Change(_AMB, _ACC, "", "sender", True, "the late acceptance of any attempt", "", _LATE),
+    Change(_AMB, _P, "refused", "sender", True, "the late refusal of its only call", "", _SETTLE),
+    Change(_P, _ACC, "", "sender", True, "the late acceptance of any attempt", "", _LATE),
+    Change(_P, _ACC, "", "receipts", True, "a receipt of any attempt", "", _ASK),
+    Change(_C, _ACC, "", "receipts", True, "a receipt of any attempt", "", _ASK),
+    Change(_AMB, _ACC, "", "receipts", True, "a receipt of any attempt, final or not", "", _ASK),
+    Change(
+        *(_AMB, _P, "resend", "releaser", True),
+        "`settle_after` after the call a later one has receipts, it was never resent, and not_after"
+        " allows",
+        *("storage", _NEXT),
+    ),
+    Change(
+        *(_AMB, _AMB, "no receipt", "releaser", True),
+        "as for a resend, but it was resent, is past not_after or of an older version; or"
+        " `settle_final` after the call no receipt of a later one has come either: final",
+        *("storage", _NEXT),
+    ),
 )
-"""All that may happen to a row, each by one conditional write. A 412 means that someone else
-changed the row first, or, where the row holds our own attempt's id, that our write met itself."""
+"""All that may happen to a row, each by one conditional write."""
 
 
 def allow(
@@ -114,6 +155,19 @@ def allow(
     raise ValueError(f"{who} may not turn {source} into {target} for `{reason}` ({doubt=})")
 
 
+def changes_table() -> str:
+    """`CHANGES` as a table in Markdown."""
+    lines = [
+        "| from | to | reason | who | with a doubt behind it | when | clock | on a 412 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in CHANGES:
+        doubtful = "yes" if one.doubtful else "no"
+        cells = (one.source, one.target, one.reason, one.who, doubtful, one.when, one.clock)
+        lines.append(f"| {' | '.join((*cells, one.conflict))} |")
+    return "\n".join(lines)
+
+
 class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     """A ledger row: recipients that one provider call carries. Names nobody but by object id.
 
@@ -121,7 +175,11 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
         key: row key, `{plan date}|{run}{counter}`, plus `a` or `b` for each split.
         sweep, version: the pair that it was planned under.
         ids: the recipients' object ids, 16 bytes each; their order never changes.
-        left_out, refused: one bit for each recipient, see `has_bit`.
+        left_out, refused, delivered: one bit for each recipient, see `has_bit`. Left out are those
+            whom no call was for; `refused` has bounces, too.
+        domain: the domain of all recipients, where the campaign limits it; else "".
+        canary: goes out before the others of its touch and channel, and decides over them.
+        seed: for the file's seed addresses: its ids are keyed hashes of these, and nobody's.
         not_before, not_after: campaign time; not handed out outside of them.
         planned_from: storage time at which its run read the fence.
         outbox, offset, length, digest: where its contact data are, with their SHA-256.
@@ -140,12 +198,16 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     sweep: int
     version: int
     touch: str
-    channel: str
+    channel: Channel
     message: str
     language: str
+    domain: str = ""
+    canary: bool = False
+    seed: bool = False
     ids: bytes
     left_out: bytes = b""
     refused: bytes = b""
+    delivered: bytes = b""
     not_before: CampaignTime
     not_after: CampaignTime
     planned_from: StorageTime
@@ -168,6 +230,21 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
         """Recipients, those left out and refused among them."""
         return len(self.ids) // ID_BYTES
 
+    @property
+    def left_out_count(self) -> int:
+        """Recipients whom no call was for."""
+        return _count_bits(self.left_out)
+
+    @property
+    def refused_count(self) -> int:
+        """Recipients whose address was refused or bounced."""
+        return _count_bits(self.refused)
+
+    @property
+    def delivered_count(self) -> int:
+        """Recipients whom a receipt calls delivered."""
+        return _count_bits(self.delivered)
+
     def people(self) -> Iterator[tuple[int, bytes]]:
         """Index and object id of each recipient."""
         for index in range(self.count):
@@ -184,10 +261,63 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
         return "had"
 
 
+def accept_by_receipt(parcel: Parcel) -> dict[str, Any] | None:
+    """The change that a receipt of any attempt makes, since it proves that the attempt was
+    accepted; None for a row that was settled otherwise before, which no receipt changes."""
+    if parcel.state not in OPEN:
+        return None
+    allow(parcel.state, State.ACCEPTED, "receipts", doubt=parcel.doubt)
+    return {"state": State.ACCEPTED, "reason": "", "final": False}
+
+
+def find_receipts_to(parcels: Iterable[Parcel]) -> dict[Channel, StorageTime]:
+    """When the newest call of each channel was claimed that is known to be delivered to anybody."""
+    newest: dict[Channel, StorageTime] = {}
+    for parcel in parcels:
+        if parcel.delivered and parcel.claimed_at:
+            known = newest.get(parcel.channel, parcel.claimed_at)
+            newest[parcel.channel] = max(known, parcel.claimed_at)
+    return newest
+
+
+def decide_doubt(
+    parcel: Parcel,
+    receipts_to: StorageTime | None,
+    now: StorageTime,
+    today: CampaignTime,
+    *,
+    version: int,
+    settle_after: float,
+    settle_final: float,
+) -> Literal["resend", "no receipt"] | None:
+    """What becomes of an ambiguous row that no receipt has settled; None: it waits on.
+
+    Args:
+        receipts_to: when the newest call was claimed, of this channel, that a receipt came for.
+            Later than this row's claim, it says that receipts do come, and none came for this one.
+        version: the one in force. What an older one planned is not sent under it any more.
+        settle_after, settle_final: seconds after the claim (`Ages`).
+    """
+    if parcel.state is not State.AMBIGUOUS or parcel.final or parcel.claimed_at is None:
+        return None
+    age = (now - parcel.claimed_at).total_seconds()
+    overtaken = receipts_to is not None and receipts_to > parcel.claimed_at
+    may_go = not parcel.resent and today < parcel.not_after and parcel.version == version
+    if age >= settle_after and overtaken and may_go:
+        return "resend"
+    if (age >= settle_after and overtaken) or age >= settle_final:
+        return "no receipt"
+    return None
+
+
 def has_bit(bitmap: bytes, index: int) -> bool:
     """Whether a recipient is marked. A bitmap is as long as its last set bit needs."""
     byte, bit = divmod(index, 8)
     return byte < len(bitmap) and bool(bitmap[byte] >> bit & 1)
+
+
+def _count_bits(bitmap: bytes) -> int:
+    return int.from_bytes(bitmap).bit_count()
 
 
 def with_bits(bitmap: bytes, indices: Iterable[int]) -> bytes:
@@ -208,12 +338,16 @@ class Had(msgspec.Struct):
     """What one person has had of a campaign.
 
     Attributes:
-        touches: names of touches had, by any channel: the channels of a touch are one nudge.
+        touches: touches had, each with the channel.
         last_at: campaign time of the last one's claim, for the gap between touches.
     """
 
-    touches: frozenset[str] = frozenset()
+    touches: frozenset[tuple[str, Channel]] = frozenset()
     last_at: CampaignTime | None = None
+
+    def has(self, touch: str) -> bool:
+        """Whether the touch was had, on any channel: the channels of a touch are one nudge."""
+        return any(name == touch for name, _ in self.touches)
 
 
 NOTHING_HAD = Had()
@@ -224,25 +358,42 @@ def fold(parcels: Iterable[Parcel]) -> dict[bytes, Had]:
 
     A row that is claimed, ambiguous, accepted, rejected or still planned counts as had, a closed
     one as not had. Whoever was left out, or was refused at the address of then, has not had it:
-    the address is remembered as bad, and contact choice passes over it.
+    the address is remembered as bad, and contact choice passes over it. Seed addresses are nobody.
     """
     folded: dict[bytes, Had] = {}
     # Rows share few sets of touches: one frozenset for each, not one for each person.
-    unions: dict[tuple[frozenset[str], str], frozenset[str]] = {}
+    unions: dict[
+        tuple[frozenset[tuple[str, Channel]], tuple[str, Channel]],
+        frozenset[tuple[str, Channel]],
+    ] = {}
     for parcel in parcels:
-        if parcel.state is State.CLOSED:
+        if parcel.state is State.CLOSED or parcel.seed:
             continue
         marked = parcel.left_out or parcel.refused
+        touch = (parcel.touch, parcel.channel)
         for index, person in parcel.people():
             if marked and parcel.outcome_of(index) != "had":
                 continue
             had = folded.get(person, NOTHING_HAD)
-            pair = (had.touches, parcel.touch)
+            pair = (had.touches, touch)
             if (touches := unions.get(pair)) is None:
-                touches = unions[pair] = had.touches | {parcel.touch}
+                touches = unions[pair] = had.touches | {touch}
             at = parcel.touched_at or parcel.not_before
             last = at if had.last_at is None or at > had.last_at else had.last_at
             folded[person] = Had(touches, last)
+    return folded
+
+
+def fold_seeds(parcels: Iterable[Parcel]) -> dict[str, Had]:
+    """What the seed addresses have had, by language, from the rows of their shard."""
+    folded: dict[str, Had] = {}
+    for parcel in parcels:
+        if parcel.seed and parcel.state is not State.CLOSED:
+            had = folded.get(parcel.language, NOTHING_HAD)
+            at = parcel.touched_at or parcel.not_before
+            last = at if had.last_at is None else max(at, had.last_at)
+            touch: tuple[str, Channel] = (parcel.touch, parcel.channel)
+            folded[parcel.language] = Had(had.touches | {touch}, last)
     return folded
 
 
@@ -272,3 +423,7 @@ def group_recipients(addresses: Sequence[str], size: int) -> list[list[int]]:
 def row_key(plan_date: datetime, run: str, counter: int) -> str:
     """Key of a new row: sorts by plan date, and no two runs can make the same."""
     return f"{plan_date:%Y%m%d}|{run}{counter:05d}"
+
+
+if __name__ == "__main__":
+    print(changes_table())

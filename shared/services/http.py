@@ -17,6 +17,8 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from types import SimpleNamespace
 
 import aiohttp
@@ -30,6 +32,9 @@ a connection that it is just closing ends unclear."""
 
 MAX_BODY = 1 << 20
 """Bytes of an answer that are read; the rest is left."""
+
+LONGEST_WAIT = 86_400.0
+"""Seconds. Whoever asks for a longer wait is mistaken."""
 
 
 class NotStarted(NudgeError):
@@ -51,6 +56,25 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+    @property
+    def wait(self) -> float | None:
+        """Seconds that Retry-After or else X-RateLimit-Reset asks us to wait, at most
+        `LONGEST_WAIT`; None where neither can be read. Dates are read by the answer's own Date: no
+        clock of ours has to agree with theirs."""
+        date = _http_date(self.headers.get("Date"))
+        after = self.headers.get("Retry-After", "").strip()
+        reset = self.headers.get("X-RateLimit-Reset", "").strip()
+        until = _http_date(after)
+        if after.isdecimal():
+            seconds = float(after)
+        elif until is not None and date is not None:
+            seconds = (until - date).total_seconds()
+        elif reset.isdecimal() and date is not None:
+            seconds = float(reset) - date.timestamp()
+        else:
+            return None
+        return min(max(seconds, 0.0), LONGEST_WAIT)
 
 
 class HttpClient:
@@ -135,3 +159,11 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     except (aiohttp.ClientError, TimeoutError, OSError):
         pass
     return bytes(body[:MAX_BODY])
+
+
+def _http_date(value: str | None) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(value or "")
+    except ValueError:
+        return None
+    return date if date.tzinfo is not None else None

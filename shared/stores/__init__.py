@@ -13,6 +13,7 @@ from shared.stores.outbox import Outbox
 from shared.stores.pages import Pages
 from shared.stores.parcels import Ledger
 from shared.stores.people import People
+from shared.stores.poison import Poison
 from shared.stores.queues import Queues
 from shared.stores.sweeps import Sweeps
 from shared.stores.table import Table
@@ -35,6 +36,7 @@ class Stores:
     outbox: Outbox
     campaigns: CampaignStore
     queues: Queues
+    poison: Poison
 
     @classmethod
     def over(cls, account: StorageAccount, clock: Clock) -> Self:
@@ -53,4 +55,5 @@ class Stores:
                 account.container(containers.config), account.container(containers.versions)
             ),
             queues=Queues(account, clock.ages),
+            poison=Poison(control, account, clock),
         )

@@ -15,20 +15,26 @@ import msgspec
 
 from shared.clock import StorageTime
 from shared.rules.guards import Verdict
+from shared.rules.pace import Bucket
 from shared.stores.table import ETAG, Conflict, Row, Table, Write
 
 if TYPE_CHECKING:
     from shared.clock import Clock
 
-type PauseReason = Literal["setup", "ambiguity", "administrator"]
+type PauseReason = Literal["setup", "ambiguity", "bounces", "canary", "administrator"]
+
+PASSED = "passed"
+"""Of a canary: enough of it was delivered, or an administrator said so."""
 
 
 class Pause(msgspec.Struct, frozen=True):
-    """Why a channel is paused: what happened or what to do, since when (storage time), by whom."""
+    """Why a channel is paused: what happened or what to do, since when (storage time), by whom;
+    of a canary, the touches that it was sent for."""
 
     text: str
     since: StorageTime
     by: str = ""
+    of: tuple[str, ...] = ()
 
 
 class ControlRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,8 +45,11 @@ class ControlRow(msgspec.Struct, frozen=True, kw_only=True):
         retry_at: from a provider's Retry-After.
         resumed_at: rows released before this may be handed out again at once: their messages were
             dropped, or will be by their ETag.
-        forgiven_at: doubts from before this do not count towards a pause for ambiguity.
-        tokens, tokens_at: of the rate limit; recipients that may go out, at that time.
+        forgiven_at: doubts and bounces of calls from before this pause nothing.
+        buckets: tokens of the hourly limits: "" is the channel's own, the others are domains'.
+        live_days: days of the campaign's zone on which something was handed out in live mode.
+        canaries: touches whose canary has passed.
+        looked_back: touches whose day is over and was looked back at.
         probe_at: when a parcel was last let through a set-up fault.
     """
 
@@ -48,8 +57,10 @@ class ControlRow(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: StorageTime | None = None
     resumed_at: StorageTime | None = None
     forgiven_at: StorageTime | None = None
-    tokens: float | None = None
-    tokens_at: StorageTime | None = None
+    buckets: dict[str, Bucket] = {}
+    live_days: tuple[str, ...] = ()
+    canaries: dict[str, str] = {}
+    looked_back: tuple[str, ...] = ()
     probe_at: StorageTime | None = None
     etag: str = ""
 
@@ -93,13 +104,20 @@ class Control:
         return control
 
     async def pause(
-        self, campaign: str, channel: str, reason: PauseReason, text: str, by: str = ""
+        self,
+        campaign: str,
+        channel: str,
+        reason: PauseReason,
+        text: str,
+        *,
+        by: str = "",
+        of: tuple[str, ...] = (),
     ) -> bool:
         """Pause a channel for a reason; the first text of a reason stands.
 
         Returns whether this is the call that paused it.
         """
-        pause = Pause(text, self._clock.storage_now(), by)
+        pause = Pause(text, self._clock.storage_now(), by, of)
         row = await self.change(
             campaign,
             channel,
@@ -121,9 +139,14 @@ class Control:
             if not lifted:
                 return None
             kept = {name: pause for name, pause in row.pauses.items() if name not in lifted}
-            forgiven_at = now if "ambiguity" in lifted else row.forgiven_at
+            forgiven_at = now if {"ambiguity", "bounces"} & set(lifted) else row.forgiven_at
+            passed = dict.fromkeys(row.pauses["canary"].of, PASSED) if "canary" in lifted else {}
             return msgspec.structs.replace(
-                row, pauses=kept, resumed_at=now, forgiven_at=forgiven_at
+                row,
+                pauses=kept,
+                resumed_at=now,
+                forgiven_at=forgiven_at,
+                canaries={**row.canaries, **passed},
             )
 
         await self.change(campaign, channel, without)

@@ -13,6 +13,8 @@ class Queues(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sweep: str
     plan: str
     email: str
+    sms: str
+    receipts: str
 
 
 class Tables(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,8 +12,10 @@ All of them lie in one partition, so that one transaction can write rows and fen
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import batched
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -21,7 +23,7 @@ import msgspec
 from shared.clock import CampaignTime, StorageTime
 from shared.errors import NudgeError, Superseded
 from shared.rules.guards import ShardCounts
-from shared.rules.parcels import SHARDS, Parcel, State, allow
+from shared.rules.parcels import SHARDS, Channel, Parcel, State, allow
 from shared.stores.table import ETAG, MOST_ROWS, Conflict, Row, Table, Write
 
 if TYPE_CHECKING:
@@ -37,6 +39,25 @@ _NOT_IDS = (
     *(name for name in Parcel.__struct_fields__ if name not in _NOT_COLUMNS | {"ids"}),
 )
 """All of a parcel's properties but the ids: 16 bytes a person that release has no use for."""
+
+_COUNTED = (
+    *("PartitionKey", "RowKey", "count", "state", "touch", "channel", "seed", "canary"),
+    *("left_out", "refused", "delivered", "claimed_at", "touched_at"),
+)
+"""What pace, guards and alarms ask of parcels that have ended. Of text messages there are as many
+as people, and every property of a row takes time to read."""
+
+_NEVER = "0001-01-01T00:00:00.000000Z"
+_NOT_COUNTED: Row = {
+    **dict.fromkeys(("sweep", "version", "offset", "length"), 0),
+    **dict.fromkeys(("message", "language", "outbox"), ""),
+    **dict.fromkeys(("not_before", "not_after", "planned_from"), _NEVER),
+    "digest": b"",
+}
+"""What stands in for those that a parcel cannot be without."""
+
+_KEYS_A_QUERY = 12
+"""A filter takes 15 comparisons, and three of them name the partition and the range of keys."""
 
 
 class Fence(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,9 +84,16 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True):
         return self.sweep, self.version
 
 
-type ChangeKind = Literal["completed", "reported", "opted_out", "left_out"]
+type ChangeKind = Literal["completed", "reported", "opted_out", "no_email", "no_sms", "left_out"]
 """Why dispatch is to look again at a person. It heeds `reported`, a completion that nobody but the
-person has seen, less than the others (rules/completion)."""
+person has seen, less than the others (rules/completion), and `no_…` on that channel only."""
+
+_NO_MORE: dict[Channel, ChangeKind] = {"email": "no_email", "sms": "no_sms"}
+
+
+def no_more(channel: Channel) -> ChangeKind:
+    """The change of somebody who wants nothing more on a channel."""
+    return _NO_MORE[channel]
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -73,6 +101,7 @@ class Changes(msgspec.Struct, frozen=True):
 
     left_out: dict[bytes, StorageTime] = {}
     reported: dict[bytes, StorageTime] = {}
+    refuses: dict[Channel, dict[bytes, StorageTime]] = {}
 
 
 class RowsChanged(NudgeError):
@@ -148,15 +177,19 @@ class Ledger:
             yield parcel_from(row)
 
     async def scan_recent(self, campaign: str, shard: int) -> AsyncIterator[Parcel]:
-        """The parcels that may still be open, without their ids (`count` stands in for them)."""
-        first = self._clock.storage_now() - SETTLED_WITHIN
-        async for row in self._table.scan(
-            partition_of(campaign, shard),
-            f"{first:%Y%m%d}",
-            ":",
-            where="state ne 'closed'",
-            select=_NOT_IDS,
-        ):
+        """The parcels of the last days, without their ids (`count` stands in for them): those that
+        have ended with what is counted of them alone (`_COUNTED`), the others whole."""
+        partition = partition_of(campaign, shard)
+        since = f"{self._clock.storage_now() - SETTLED_WITHIN:%Y%m%d}"
+        ended = "state eq 'accepted' or state eq 'rejected'"
+        is_open = "state ne 'closed' and state ne 'accepted' and state ne 'rejected'"
+        still_open: dict[str, Row] = {}
+        async for row in self._table.scan(partition, since, ":", where=is_open, select=_NOT_IDS):
+            still_open[row["RowKey"]] = row
+        async for row in self._table.scan(partition, since, ":", where=ended, select=_COUNTED):
+            still_open.pop(row["RowKey"], None)  # where it has ended since
+            yield parcel_from(_NOT_COUNTED | row)
+        for row in still_open.values():
             yield parcel_from(row)
 
     async def change(self, parcel: Parcel, **changes: Any) -> Parcel:
@@ -202,6 +235,55 @@ class Ledger:
                 batch = again
         return changed, dropped
 
+    async def read_some(
+        self, campaign: str, shard: int, keys: Iterable[str], *, ids: bool = True
+    ) -> dict[str, Parcel]:
+        """These parcels of one shard, by key, without those that there are not; without their ids
+        where those are not asked for (`count` stands in for them)."""
+        partition = partition_of(campaign, shard)
+        found: dict[str, Parcel] = {}
+
+        async def read(some: Sequence[str]) -> None:
+            async for row in self._table.scan(
+                partition,
+                *_around(some),
+                where=" or ".join(f"RowKey eq '{key}'" for key in some),
+                select=None if ids else _NOT_IDS,
+            ):
+                found[row["RowKey"]] = parcel_from(row)
+
+        await asyncio.gather(*map(read, batched(sorted(keys), _KEYS_A_QUERY, strict=False)))
+        return found
+
+    async def change_each(
+        self, changes: Sequence[tuple[Parcel, dict[str, Any]]]
+    ) -> tuple[list[Parcel], list[Parcel]]:
+        """Changes of parcels of one shard, each its own, in transactions: all of one or none.
+
+        Returns the parcels that were changed, as they are then, and those of transactions that met
+        a row which someone else had written.
+        """
+        changed: list[Parcel] = []
+        conflicted: list[Parcel] = []
+        for batch in batched(changes, MOST_ROWS, strict=False):
+            writes = [
+                Write("merge", {**key_of(parcel), **_encoded(change)}, parcel.etag)
+                for parcel, change in batch
+            ]
+            try:
+                if len(writes) == 1:  # as of a text message; a transaction takes twice as long
+                    etags = [await self._table.write(writes[0])]
+                else:
+                    etags = await self._table.transact(writes)
+            except Conflict:
+                conflicted += [parcel for parcel, _ in batch]
+            else:
+                changed += [
+                    msgspec.structs.replace(parcel, etag=etag, **change)
+                    for (parcel, change), etag in zip(batch, etags, strict=True)
+                ]
+        return changed, conflicted
+
     async def split(self, parent: Parcel, children: Sequence[Parcel]) -> None:
         """Close a parcel and put its children in its place, in one transaction; raises Conflict."""
         closed = {**key_of(parent), **_encoded({"state": State.CLOSED, "reason": "split"})}
@@ -216,7 +298,7 @@ class Ledger:
 
     async def read_changes(self, campaign: str, shard: int, since: StorageTime) -> Changes:
         """Who completed, says so, opted out or was left out since then."""
-        found = Changes({}, {})
+        by_kind: dict[str, dict[bytes, StorageTime]] = {}
         async for row in self._table.scan(
             partition_of(campaign, shard),
             f"change|{to_text(since)}",
@@ -224,9 +306,14 @@ class Ledger:
             select=("RowKey",),
         ):
             _, at, person, kind = row["RowKey"].split("|")
-            times = found.reported if kind == "reported" else found.left_out
+            group = kind if kind == "reported" or kind in _NO_MORE.values() else "left_out"
+            times = by_kind.setdefault(group, {})
             times[bytes.fromhex(person)] = StorageTime(from_text(at))
-        return found
+        return Changes(
+            by_kind.get("left_out", {}),
+            by_kind.get("reported", {}),
+            {channel: by_kind[kind] for channel, kind in _NO_MORE.items() if kind in by_kind},
+        )
 
     # what has expired
 
@@ -357,13 +444,18 @@ async def _read_again(table: Table, parcels: Sequence[Parcel]) -> dict[str, Parc
     """These parcels of one shard as they are now, by key; without those that are gone."""
     known = {parcel.key: parcel for parcel in parcels}
     partition = partition_of(parcels[0].campaign, parcels[0].shard)
-    # "!" stands before all that keys hold: the range ends right after the last one.
-    rows = table.scan(partition, min(known), f"{max(known)}!", select=_NOT_IDS)
+    rows = table.scan(partition, *_around(known), select=_NOT_IDS)
     return {
         key: msgspec.structs.replace(parcel_from(row), ids=known[key].ids)
         async for row in rows
         if (key := row["RowKey"]) in known
     }
+
+
+def _around(keys: Collection[str]) -> tuple[str, str]:
+    """The range of keys from the first of these to the last one."""
+    # "!" stands before all that keys hold: the range ends right after the last one.
+    return min(keys), f"{max(keys)}!"
 
 
 def partition_of(campaign: str, shard: int) -> str:
@@ -413,9 +505,13 @@ def parcel_from(row: Row) -> Parcel:
         channel=row["channel"],
         message=row["message"],
         language=row["language"],
+        domain=row.get("domain") or "",
+        canary=bool(row.get("canary")),
+        seed=bool(row.get("seed")),
         ids=row.get("ids") or bytes(16 * row["count"]),
         left_out=row.get("left_out") or b"",
         refused=row.get("refused") or b"",
+        delivered=row.get("delivered") or b"",
         not_before=CampaignTime(from_text(row["not_before"])),
         not_after=CampaignTime(from_text(row["not_after"])),
         planned_from=StorageTime(from_text(row["planned_from"])),

@@ -3,8 +3,9 @@
 Row `person|{id}` of the ledger; few people have one. Whoever adds to it adds properties of its own,
 so that nobody overwrites what another has written:
 
-    bad                       addresses that did not work, as keyed hashes
+    bad_{hash}                an address that did not work, as a keyed hash in hexadecimal
     opted_out_at              asked for no more reminders
+    no_email_at, no_sms_at    asked the provider of one channel for no more
     reported_at               says that they have registered
     confirmed_at, evidence    is known to have registered, and by what
 """
@@ -20,26 +21,39 @@ import msgspec
 
 from shared.clock import CampaignTime, StorageTime
 from shared.rules.completion import CompletionKind
-from shared.stores.parcels import ChangeKind, change_row, from_text, partition_of, to_text
-from shared.stores.table import ETAG, MOST_ROWS, Conflict, Row, Table, Write
+from shared.rules.parcels import CHANNELS, Channel
+from shared.stores.parcels import (
+    ChangeKind,
+    change_row,
+    from_text,
+    no_more,
+    partition_of,
+    to_text,
+)
+from shared.stores.table import MOST_ROWS, Row, Table, Write
 
 if TYPE_CHECKING:
     from shared.clock import Clock
 
-HASH_BYTES = 16
+_BAD = "bad_"
 _PEOPLE_A_TRANSACTION = MOST_ROWS // 2
 """Each has two rows in it: their own, and the change that tells dispatch."""
 
 
 class Person(msgspec.Struct, frozen=True, kw_only=True):
-    """One person's row. `bad` holds keyed hashes; what never happened is None."""
+    """One person's row. `bad` holds keyed hashes; what never happened is None. `opted_out_at` is
+    of all channels, `refuses` of single ones."""
 
     bad: frozenset[bytes] = frozenset()
     opted_out_at: StorageTime | None = None
+    refuses: frozenset[Channel] = frozenset()
     reported_at: StorageTime | None = None
     confirmed_at: CampaignTime | None = None
     evidence: str = ""
-    etag: str = ""
+
+    def opted_out(self, channel: Channel) -> bool:
+        """Whether they want nothing more on this channel."""
+        return self.opted_out_at is not None or channel in self.refuses
 
     def beside(self, other: Person, *, completions: bool) -> Person:
         """What is known together with what another campaign knows; of that campaign's confirmed
@@ -48,6 +62,7 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
             self,
             bad=self.bad | other.bad,
             opted_out_at=_later(self.opted_out_at, other.opted_out_at),
+            refuses=self.refuses | other.refuses,
             reported_at=_later(self.reported_at, other.reported_at),
             confirmed_at=_later(self.confirmed_at, other.confirmed_at if completions else None),
         )
@@ -84,10 +99,14 @@ class People:
                 campaign, shard, {who: {"reported_at": at} for who in people}, "reported"
             )
 
-    async def remember_opted_out(self, campaign: str, shard: int, person: bytes) -> None:
-        """Remember that a person asked for no more reminders."""
-        facts = {person: {"opted_out_at": to_text(self._clock.storage_now())}}
-        await self._remember(campaign, shard, facts, "opted_out")
+    async def remember_opted_out(
+        self, campaign: str, shard: int, people: Iterable[bytes], channel: Channel | None = None
+    ) -> None:
+        """Remember that people asked for no more reminders, on one channel or on any."""
+        at = to_text(self._clock.storage_now())
+        name: str = f"no_{channel}_at" if channel else "opted_out_at"
+        kind: ChangeKind = no_more(channel) if channel else "opted_out"
+        await self._remember(campaign, shard, {who: {name: at} for who in people}, kind)
 
     async def _remember(
         self,
@@ -114,29 +133,18 @@ class People:
     async def remember_bad(
         self, campaign: str, shard: int, hashes: Iterable[tuple[bytes, bytes]]
     ) -> None:
-        """Remember that an address of a person did not work: pairs of object id and keyed hash."""
+        """Remember that addresses did not work: pairs of object id and keyed hash."""
+        facts: dict[bytes, dict[str, bool]] = {}
         for person, address in hashes:
-            await self._remember_bad(partition_of(campaign, shard), person, address)
-
-    async def _remember_bad(self, partition: str, person: bytes, address: bytes) -> None:
-        key = _key_of(person)
-        while True:
-            row = await self._table.read(partition, key)
-            known = _person_from(row) if row else NOBODY
-            if address in known.bad:
-                return
-            fresh: Row = {
-                "PartitionKey": partition,
-                "RowKey": key,
-                "bad": b"".join(sorted(known.bad | {address})),
-            }
-            try:
-                await self._table.write(
-                    Write("merge", fresh, known.etag) if known.etag else Write("insert", fresh)
-                )
-            except Conflict:
-                continue
-            return
+            facts.setdefault(person, {})[f"{_BAD}{address.hex()}"] = True
+        partition = partition_of(campaign, shard)
+        for batch in batched(facts.items(), MOST_ROWS, strict=False):
+            # Each hash is a property of its own: whoever adds one need not read the others.
+            rows: list[Row] = [
+                {"PartitionKey": partition, "RowKey": _key_of(person), **known}
+                for person, known in batch
+            ]
+            await self._table.transact([Write("set", row) for row in rows])
 
 
 def _later[Time: datetime](one: Time | None, other: Time | None) -> Time | None:
@@ -148,17 +156,17 @@ def _key_of(person: bytes) -> str:
 
 
 def _person_from(row: Row) -> Person:
-    joined: bytes = row.get("bad") or b""
-    hashes = (joined[start : start + HASH_BYTES] for start in range(0, len(joined), HASH_BYTES))
     opted_out, reported, confirmed = (
         from_text(at) if (at := row.get(name)) else None
         for name in ("opted_out_at", "reported_at", "confirmed_at")
     )
     return Person(
-        bad=frozenset(hashes),
+        bad=frozenset(
+            bytes.fromhex(name.removeprefix(_BAD)) for name in row if name.startswith(_BAD)
+        ),
         opted_out_at=opted_out and StorageTime(opted_out),
+        refuses=frozenset(channel for channel in CHANNELS if row.get(f"no_{channel}_at")),
         reported_at=reported and StorageTime(reported),
         confirmed_at=confirmed and CampaignTime(confirmed),
         evidence=row.get("evidence") or "",
-        etag=row[ETAG],
     )

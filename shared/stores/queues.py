@@ -13,7 +13,7 @@ import msgspec
 
 from shared.clock import CampaignTime, StorageTime
 from shared.errors import NotOurs
-from shared.rules.parcels import SHARDS, Parcel
+from shared.rules.parcels import SHARDS, Channel, Parcel
 from shared.stores.names import NAMES, poison_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from shared.stores.account import StorageAccount
 
 LIFE_DAYS = 7
-"""Of messages of `sweep` and `plan`."""
+"""Of messages of `sweep`, `plan` and `receipts`."""
+
+MOST_BYTES = 48 * 1024
+"""Of a body: base64 makes 64 KiB of it, which is what a queue takes."""
 
 type Number = Annotated[int, msgspec.Meta(ge=0)]
 type Shard = Annotated[int, msgspec.Meta(ge=0, lt=len(SHARDS))]
@@ -67,6 +70,7 @@ class HandOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     sweep: Number
     version: Number
     touch: str
+    channel: Channel
     message: str
     language: str
     count: Number
@@ -80,7 +84,34 @@ class HandOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     refused: bytes = b""
     doubt: bool = False
     faults: int = 0
+    seed: bool = False
     probe: bool = False
+
+
+class ParcelReceipts(msgspec.Struct, frozen=True, array_like=True):
+    """What a provider reported of one parcel. Whoever is reported proves that it was accepted.
+
+    Attributes:
+        key: of its row.
+        attempts: the calls that were reported on.
+        delivered, opted_out: places in the row.
+        bounced: places in the row, each with the keyed hash of the address that does not work.
+    """
+
+    key: str
+    attempts: tuple[str, ...]
+    delivered: tuple[Number, ...] = ()
+    bounced: tuple[tuple[Number, bytes], ...] = ()
+    opted_out: tuple[Number, ...] = ()
+
+
+class ShardReceipts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a provider reported of parcels of one shard and channel."""
+
+    campaign: CampaignName
+    shard: Shard
+    channel: Channel
+    parcels: tuple[ParcelReceipts, ...]
 
 
 def hand_out_from(parcel: Parcel, *, probe: bool) -> HandOut:
@@ -95,7 +126,11 @@ class Queues:
     def __init__(self, account: StorageAccount, ages: Ages) -> None:
         self._sweep = account.queue(NAMES.queues.sweep)
         self._plan = account.queue(NAMES.queues.plan)
-        self._email = account.queue(NAMES.queues.email)
+        self._sending = {
+            "email": account.queue(NAMES.queues.email),
+            "sms": account.queue(NAMES.queues.sms),
+        }
+        self._receipts = account.queue(NAMES.queues.receipts)
         self._ages = ages
         self._account = account
 
@@ -113,10 +148,19 @@ class Queues:
                 msgspec.json.encode(message), time_to_live=LIFE_DAYS * 86400
             )
 
-    async def put_email(self, message: HandOut) -> None:
-        """Hand a parcel to the sender. The message dies before the row may be handed out again."""
+    async def put_hand_out(self, message: HandOut) -> None:
+        """Hand a parcel to the sender of its channel. The message dies before the row may be
+        handed out again."""
         life = max(1, round(self._ages.message_life))
-        await self._email.send_message(msgspec.json.encode(message), time_to_live=life)
+        queue = self._sending[message.channel]
+        await queue.send_message(msgspec.json.encode(message), time_to_live=life)
+
+    async def put_receipts(self, messages: Iterable[ShardReceipts]) -> None:
+        """Have receipts written down. Each message must stay within `MOST_BYTES`."""
+        for message in messages:
+            await self._receipts.send_message(
+                msgspec.json.encode(message), time_to_live=LIFE_DAYS * 86400
+            )
 
     async def put_poison(self, queue: str, body: bytes) -> None:
         """Move a body to the poison queue of `queue`, as the host does after its last try."""

@@ -15,15 +15,20 @@ _log = logging.getLogger("mfa_nudge")
 type Alarm = Literal[
     "campaign_mistake",  # a campaign file that does not take effect, by line
     "cannot_confirm",  # Graph does not let us look up who says that they have registered
-    "channel_paused",  # a set-up fault, or too many calls without a clear answer
+    "channel_paused",  # by a set-up fault, doubts, bounces or a canary: nothing leaves on it
     "claims_abandoned",  # parcels whose sender died between claim and answer
+    "mail_dropped",  # the provider took mails and did not send them on
     "no_receipt",  # parcels in doubt that nothing decided in time
+    "pace_too_slow",  # a touch that the file's own limits do not let out in its time
     "parcel_failed",  # a parcel that a fault of our own kept from leaving, to the last try
+    "parcels_at_rest",  # parcels that were handed out, and that nobody took
     "parcels_expired",  # people who were due and have a contact were not written to in time
     "pass_at_rest",  # a pass of a sweep stopped moving, and was taken up again
     "planning_late",  # shards that are not planned so long after they should be
     "poison",  # a queue gave up on a message, or it was none of ours
+    "receipts_silent",  # nothing comes back of what was sent hours ago
     "sweep_abandoned",  # a sweep that ended with nothing to show for it
+    "touch_unreached",  # a touch whose day ended with people unreached who have a contact
     "verdict_pause",  # the guards stopped a campaign
 ]
 """Every alarm that there is: the names that alert rules know."""

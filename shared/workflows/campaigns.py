@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shared.clock import monotonic
+from shared.errors import SetupFault
 from shared.rules.cadence import Schedule, build_schedule
 from shared.rules.campaign import (
     Allowed,
@@ -69,6 +70,13 @@ class Book:
     mistakes: tuple[Mistake, ...] = ()
     stopped: bool = False
     files: frozenset[str] = frozenset()
+
+    def find(self, name: str) -> Standing:
+        """The campaign of this name. Raises SetupFault, with the names that there are."""
+        if standing := self.standings.get(name):
+            return standing
+        known = ", ".join(self.standings) or "none"
+        raise SetupFault(f"There is no campaign `{name}`.", f"Known are: {known}.")
 
     def find_current(self, now: CampaignTime) -> Standing | None:
         """The campaign that somebody means who names none: the next one to end, or else the last

@@ -20,6 +20,7 @@ from azure.core.exceptions import AzureError
 from shared.errors import BadToken, NotRecorded, RetryLater, SetupFault
 from shared.rules.completion import CompletionKind
 from shared.rules.links import Purpose, Sealed, unseal
+from shared.rules.parcels import Channel
 from shared.rules.registration import DoneWhen, Registration, shard_of
 from shared.services.directory import choose_source
 from shared.stores.table import Conflict
@@ -121,9 +122,8 @@ class CompletionWorkflow:
     async def opt_out(self, token: str) -> Standing:
         """Record that somebody wants no more reminders. Raises as `complete` does."""
         sealed, standing = await self._open("unsubscribe", token)
-        shard, remember = shard_of(sealed.person), self._stores.people.remember_opted_out
         async with storage_within(STORAGE_SECONDS):
-            told = await self._tell_all(lambda name: [remember(name, shard, sealed.person)])
+            told = await self.record_opted_out([sealed.person])
         _check_told(standing, told)
         note_event("opted_out", campaign=standing.name)
         return standing
@@ -146,6 +146,30 @@ class CompletionWorkflow:
             return (remember(name, shard, who, kind) for (shard, kind), who in groups.items())
 
         return await self._tell_all(tell)
+
+    async def record_opted_out(
+        self, people: Iterable[bytes], channel: Channel | None = None
+    ) -> Set[str]:
+        """Write into every campaign that these people want no more, on one channel or on any.
+        Returns and raises as `record` does."""
+        groups: defaultdict[int, list[bytes]] = defaultdict(list)
+        for person in people:
+            groups[shard_of(person)].append(person)
+        remember = self._stores.people.remember_opted_out
+        return await self._tell_all(
+            lambda name: (remember(name, shard, who, channel) for shard, who in groups.items())
+        )
+
+    async def record_bad(self, addresses: Iterable[tuple[bytes, bytes]]) -> Set[str]:
+        """Write into every campaign that an address of a person does not work: pairs of object id
+        and keyed hash. Returns and raises as `record` does."""
+        groups: defaultdict[int, list[tuple[bytes, bytes]]] = defaultdict(list)
+        for person, address in addresses:
+            groups[shard_of(person)].append((person, address))
+        remember = self._stores.people.remember_bad
+        return await self._tell_all(
+            lambda name: (remember(name, shard, bad) for shard, bad in groups.items())
+        )
 
     async def _tell_all(self, tell: Callable[[str], Iterable[Awaitable[None]]]) -> Set[str]:
         """Write something into every campaign; `tell` gives the writes for one of them.

@@ -10,25 +10,23 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from shared.clock import CampaignTime, StorageTime, monotonic
-from shared.messages.rendering import Letter, Tags, guide_url, personal_values, render_letter
 from shared.rules.calendar import window_open
 from shared.rules.completion import silences
 from shared.rules.contact import Recipient, address_key
 from shared.rules.guards import link_fault
-from shared.rules.links import seal
 from shared.rules.parcels import (
     ID_BYTES,
     OPEN,
+    Channel,
     Parcel,
     State,
     allow,
@@ -39,7 +37,6 @@ from shared.rules.parcels import (
 from shared.services.senders import (
     Accepted,
     Ambiguous,
-    Envelope,
     Identity,
     Outcome,
     Prepared,
@@ -56,9 +53,10 @@ from shared.workflows.alarms import note_event, raise_alarm
 
 if TYPE_CHECKING:
     from shared.clock import Clock
-    from shared.rules.campaign import Campaign
     from shared.stores import Stores
     from shared.workflows.campaigns import CampaignBook, Standing
+    from shared.workflows.completion import CompletionWorkflow
+    from shared.workflows.composing import Composer
 
 NO_CLEAR_ANSWER = "no clear answer"
 """Reason of a row whose call may have been accepted; see `CHANGES` in rules/parcels."""
@@ -67,53 +65,68 @@ _MOST_LOOKS = 2
 """How often it is looked up who is left out, where that grows too old before the claim."""
 
 MOST_FAULTS = 3
-"""Faults of our own between claim and call; the third closes the row as failed."""
-
-_DONE_LIFE = timedelta(days=30)
-_UNSUBSCRIBE_LIFE = timedelta(days=365)
-"""How long links open after the last touch has closed: it may leave until then."""
+"""Faults of our own between claim and call; the third closes the row as failed. And refusals that
+name nobody, with nothing accepted in between: the third is taken for a set-up fault."""
 
 
 @dataclass(frozen=True)
 class SendingSettings:
     """What dispatch needs of the settings."""
 
-    link_keys: tuple[str, ...]
     address_key: bytes
     public_base_url: str
     link_hosts: frozenset[str]
 
 
 class DispatchWorkflow:
-    """Sends parcels of one channel through one sender."""
+    """Sends parcels, each through the sender of its channel.
+
+    Args:
+        senders: of the channels that the app can send on.
+        completion: remembers what a provider says of addresses, in every campaign.
+    """
 
     def __init__(
         self,
         stores: Stores,
         book: CampaignBook,
-        sender: Sender,
+        senders: Mapping[Channel, Sender],
+        composer: Composer,
+        completion: CompletionWorkflow,
         clock: Clock,
         settings: SendingSettings,
     ) -> None:
         self._stores = stores
         self._book = book
-        self._sender = sender
+        self._senders = senders
+        self._composer = composer
+        self._completion = completion
         self._clock = clock
         self._settings = settings
-        self._tags = Tags.fresh()
-        self._letter = lru_cache(maxsize=64)(self._render)
-        self._controls: dict[str, tuple[float, ControlRow]] = {}
+        self._stopping = False
+        self._under_way = 0
+        self._when_idle: Callable[[], None] = _nothing
+        self._controls: dict[tuple[str, Channel], tuple[float, ControlRow]] = {}
         self._changes: dict[tuple[str, int], tuple[float, StorageTime, Changes]] = {}
         self._marked_waves: set[str] = set()
         # Messages that miss a cache together wait for one of them to fill it.
         self._filling: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._accepted_at: dict[str, float] = {}
+        self._accepted_at: dict[tuple[str, Channel], float] = {}
         self._refused_at: dict[tuple[str, str], float] = {}
+        self._nameless: Counter[tuple[str, Channel]] = Counter()
+
+    def stop(self, when_idle: Callable[[], None]) -> None:
+        """The process is about to end: claim nothing more. What comes from now on stays planned,
+        and is handed out again; `when_idle` is called once what is under way has been settled."""
+        self._stopping, self._when_idle = True, when_idle
+        if not self._under_way:
+            when_idle()
 
     async def send(self, message: HandOut) -> None:
         """Send a parcel that was handed out, if it may still go."""
         standing = await self._may_go(message)
-        if standing is None:
+        sender = self._senders.get(message.channel)
+        if standing is None or sender is None:
             return
         part = Slice(message.offset, message.length, message.digest)
         recipients = await self._stores.outbox.read(message.outbox, part)
@@ -130,23 +143,44 @@ class DispatchWorkflow:
             attempt = secrets.token_hex(8)
             # One look at the clock, as late as can be: it chooses the guide and dates the claim.
             touched_at = self._clock.campaign_now()
-            prepared = self._prepare(standing, message, recipients, remaining, attempt, touched_at)
+            prepared = self._prepare(
+                sender, standing, message, recipients, remaining, attempt, touched_at
+            )
             if monotonic() - looked_at <= self._clock.ages.changes_known:
                 break
         else:
             return  # something here is too slow to heed who completed: it is handed out again
-        claimed_from = monotonic()
-        claimed = await self._claim(message, attempt, touched_at, left_out)
-        if claimed is None:
+        if self._stopping:
             return
-        outcome = await self._call(prepared, claimed_from)
+        self._under_way += 1
+        try:
+            claimed_from = monotonic()
+            claimed = await self._claim(message, attempt, touched_at, left_out)
+            if claimed:
+                outcome = await self._call(sender, prepared, claimed_from)
+                await self._conclude(message, claimed, outcome, remaining, recipients)
+        finally:
+            self._under_way -= 1
+            if self._stopping and not self._under_way:
+                self._when_idle()
+
+    async def _conclude(
+        self,
+        message: HandOut,
+        claimed: Parcel,
+        outcome: Outcome | OwnFault,
+        remaining: Sequence[int],
+        recipients: Sequence[Recipient],
+    ) -> None:
+        """What an outcome means for the row, its people and the channel."""
         match outcome:
             case Accepted():
                 await self._settle(claimed, {"state": State.ACCEPTED, "reason": "", "final": False})
-                self._accepted_at[message.campaign] = monotonic()
+                self._accepted_at[message.campaign, message.channel] = monotonic()
+                self._nameless[message.campaign, message.channel] = 0
                 await self._mark_waves(message.campaign)
                 if message.probe:
-                    await self._end_setup_fault(message.campaign)
+                    await self._end_setup_fault(message.campaign, message.channel)
             case Ambiguous():
                 await self._settle(
                     claimed, {"state": State.AMBIGUOUS, "reason": NO_CLEAR_ANSWER, "doubt": True}
@@ -158,6 +192,9 @@ class DispatchWorkflow:
             case Refused(reason=RefusedReason.RECIPIENTS):
                 people = [(remaining[i], recipients[remaining[i]]) for i in outcome.indices]
                 await self._mark_refused(claimed, people)
+            case Refused(reason=RefusedReason.OPTED_OUT):
+                people = [(remaining[i], recipients[remaining[i]]) for i in outcome.indices]
+                await self._leave_out(claimed, people)
             case Refused(reason=RefusedReason.UNATTRIBUTABLE | RefusedReason.TOO_LARGE):
                 people = [(index, recipients[index]) for index in remaining]
                 await self._take_apart(claimed, people, outcome)
@@ -174,7 +211,7 @@ class DispatchWorkflow:
         """
         for fresh in (False, True):
             book = await (self._book.refresh() if fresh else self._book.read())
-            control = await self._read_control(message.campaign, fresh=fresh)
+            control = await self._read_control(message.campaign, message.channel, fresh=fresh)
             standing = book.standings.get(message.campaign)
             if standing and not book.stopped and self._is_allowed(message, standing, control):
                 return standing
@@ -195,14 +232,14 @@ class DispatchWorkflow:
             or (control.retry_at and self._clock.storage_now() < control.retry_at)
         )
 
-    async def _read_control(self, campaign: str, *, fresh: bool) -> ControlRow:
-        async with self._filling["control", campaign]:
-            read_at, control = self._controls.get(campaign, (None, None))
+    async def _read_control(self, campaign: str, channel: Channel, *, fresh: bool) -> ControlRow:
+        async with self._filling["control", f"{campaign}|{channel}"]:
+            read_at, control = self._controls.get((campaign, channel), (None, None))
             now = monotonic()
             age = self._clock.ages.config_cache
             if fresh or read_at is None or control is None or now - read_at > age:
-                control = await self._stores.control.read(campaign, self._sender.channel)
-                self._controls[campaign] = (now, control)
+                control = await self._stores.control.read(campaign, channel)
+                self._controls[campaign, channel] = (now, control)
             return control
 
     async def _find_left_out(
@@ -214,10 +251,12 @@ class DispatchWorkflow:
         margin = timedelta(seconds=self._clock.ages.changes_before)
         since = StorageTime(message.planned_from - margin)
         looked_at, changes = await self._read_changes(message.campaign, message.shard, since)
+        refuses = changes.refuses.get(message.channel, {})
         changed = [
             index
             for index, recipient in enumerate(recipients)
-            if (at := changes.left_out.get(recipient.id)) is not None and at >= since
+            for times in (changes.left_out, refuses)
+            if (at := times.get(recipient.id)) is not None and at >= since
         ]
         last = standing.schedule.last_before
         if changes.reported and not (last and message.touch == last.touch):
@@ -262,6 +301,7 @@ class DispatchWorkflow:
 
     def _prepare(
         self,
+        sender: Sender,
         standing: Standing,
         message: HandOut,
         recipients: Sequence[Recipient],
@@ -271,13 +311,19 @@ class DispatchWorkflow:
     ) -> Prepared:
         campaign = standing.campaign
         after_deadline = touched_at >= campaign.deadline_at  # the one switch between two guides
-        letter = self._letter(campaign, message.message, message.language, after_deadline)
-        return self._sender.prepare(
+        letter = self._composer.letter(
+            message.channel,
+            campaign,
+            message=message.message,
+            language=message.language,
+            after_deadline=after_deadline,
+        )
+        address = self._composer.addressing(
+            message.channel, standing, message.language, seed=message.seed
+        )
+        return sender.prepare(
             letter,
-            [
-                self._address(standing, message.language, index, recipients[index])
-                for index in remaining
-            ],
+            [address(index, recipients[index]) for index in remaining],
             sender=Identity(
                 name=campaign.sender.name,
                 email=campaign.sender.email,
@@ -288,42 +334,6 @@ class DispatchWorkflow:
             categories=(message.campaign, message.touch),
         )
 
-    def _render(
-        self, campaign: Campaign, message: str, language: str, after_deadline: bool
-    ) -> Letter:
-        return render_letter(
-            campaign,
-            message=message,
-            language=language,
-            after_deadline=after_deadline,
-            guide_url=guide_url(self._settings.public_base_url, campaign.campaign, language),
-            tags=self._tags,
-        )
-
-    def _address(
-        self, standing: Standing, language: str, index: int, recipient: Recipient
-    ) -> Envelope:
-        keys, base = self._settings.link_keys, self._settings.public_base_url
-        done_until = CampaignTime(standing.schedule.ends + _DONE_LIFE)
-        unsubscribe_until = CampaignTime(standing.schedule.ends + _UNSUBSCRIBE_LIFE)
-        done = seal(keys, "done", standing.name, recipient.id, done_until)
-        unsubscribe = seal(keys, "unsubscribe", standing.name, recipient.id, unsubscribe_until)
-        unsubscribe_url = f"{base}/unsubscribe/{unsubscribe}"
-        return Envelope(
-            index=index,
-            address=recipient.address,
-            name=recipient.name,
-            substitutions=personal_values(
-                self._tags,
-                name=recipient.name,
-                account=recipient.account,
-                done_url=f"{base}/done/{done}",
-                unsubscribe_url=unsubscribe_url,
-                language=language,
-            ),
-            unsubscribe_url=unsubscribe_url,
-        )
-
     async def _close_empty(self, message: HandOut, left_out: bytes) -> None:
         """Nobody is left in the parcel: it ends without a call."""
         parcel = _parcel_of(message)
@@ -332,9 +342,11 @@ class DispatchWorkflow:
             if message.doubt
             else {"state": State.CLOSED, "reason": "cancelled"}
         )
+        if not message.doubt:
+            change["left_out"] = left_out
         allow(parcel.state, change["state"], "sender", reason=change["reason"], doubt=parcel.doubt)
         try:
-            await self._stores.ledger.change(parcel, left_out=left_out, **change)
+            await self._stores.ledger.change(parcel, **change)
         except Conflict:
             return  # it was handed out again: that message closes it
 
@@ -351,8 +363,10 @@ class DispatchWorkflow:
             "attempt": attempt,
             "claimed_at": self._clock.storage_now(),
             "touched_at": touched_at,
-            "left_out": left_out,
         }
+        if not message.doubt:
+            # Whoever is left out of a resend may have had the first attempt: they count as had.
+            changes["left_out"] = left_out
         try:
             return await self._stores.ledger.change(_parcel_of(message), **changes)
         except Conflict:
@@ -360,7 +374,9 @@ class DispatchWorkflow:
             ours = row and row.attempt == attempt and row.state is State.CLAIMED
             return row if ours else None
 
-    async def _call(self, prepared: Prepared, claimed_from: float) -> Outcome | OwnFault:
+    async def _call(
+        self, sender: Sender, prepared: Prepared, claimed_from: float
+    ) -> Outcome | OwnFault:
         """The one call of an attempt. Whatever comes of it is an outcome, not an exception."""
         started = False
 
@@ -370,7 +386,7 @@ class DispatchWorkflow:
             return started
 
         try:
-            return await self._sender.send(prepared, may_start)
+            return await sender.send(prepared, may_start)
         except Exception as error:  # of any kind: the row must not stay claimed for it
             name = type(error).__name__
             return Ambiguous(f"{name} during the call") if started else OwnFault(name)
@@ -419,11 +435,11 @@ class DispatchWorkflow:
                 await self._stores.campaigns.mark_waves(campaign)
                 self._marked_waves.add(campaign)
 
-    async def _end_setup_fault(self, campaign: str) -> None:
+    async def _end_setup_fault(self, campaign: str, channel: Channel) -> None:
         """What was let through a set-up fault was accepted: it is mended."""
-        if await self._stores.control.lift(campaign, self._sender.channel, {"setup"}):
-            note_event("channel_resumed", campaign=campaign, reason="setup")
-        self._controls.pop(campaign, None)
+        if await self._stores.control.lift(campaign, channel, {"setup"}):
+            note_event("channel_resumed", campaign=campaign, channel=channel, reason="setup")
+        self._controls.pop((campaign, channel), None)
 
     async def _return_after_fault(self, claimed: Parcel, fault: OwnFault) -> None:
         """Back to planned after a fault of our own; the third one ends it."""
@@ -440,7 +456,7 @@ class DispatchWorkflow:
 
     async def _return_refused(self, claimed: Parcel, refused: Refused) -> None:
         """Back to planned: nothing of it was taken. What stood in its way holds the channel."""
-        campaign, channel = claimed.campaign, self._sender.channel
+        campaign, channel = claimed.campaign, claimed.channel
         retry_at: StorageTime | None = None
         wait = 0.0
         if refused.reason not in (RefusedReason.SETUP, RefusedReason.NOT_STARTED):
@@ -474,27 +490,41 @@ class DispatchWorkflow:
                 seconds=wait,
                 detail=refused.detail,
             )
-        self._controls.pop(campaign, None)
+        self._controls.pop((campaign, channel), None)
 
     async def _mark_refused(self, claimed: Parcel, people: Sequence[tuple[int, Recipient]]) -> None:
         """The provider named recipients: remember their addresses, and let the others go again."""
         key = self._settings.address_key
         # The addresses first: once the row says refused, planning must know which to pass over.
-        await self._stores.people.remember_bad(
-            claimed.campaign,
-            claimed.shard,
-            [(recipient.id, address_key(key, recipient.address)) for _, recipient in people],
-        )
+        if not claimed.seed:
+            await self._completion.record_bad(
+                (recipient.id, address_key(key, recipient.address)) for _, recipient in people
+            )
         refused = with_bits(claimed.refused, (index for index, _ in people))
-        marked = msgspec.structs.replace(claimed, refused=refused)
+        await self._go_on_without(claimed, {"refused": refused})
+        note_event("recipients_refused", campaign=claimed.campaign, recipients=len(people))
+
+    async def _leave_out(self, claimed: Parcel, people: Sequence[tuple[int, Recipient]]) -> None:
+        """The provider keeps a list of who wants nothing more on this channel; so do we."""
+        if not claimed.seed:
+            await self._completion.record_opted_out(
+                (recipient.id for _, recipient in people), claimed.channel
+            )
+        # Not of a resend: who may have had the first attempt is had, and left out before the next.
+        named = () if claimed.doubt else (index for index, _ in people)
+        await self._go_on_without(claimed, {"left_out": with_bits(claimed.left_out, named)})
+        note_event("recipients_opted_out", campaign=claimed.campaign, recipients=len(people))
+
+    async def _go_on_without(self, claimed: Parcel, marks: dict[str, bytes]) -> None:
+        """Back to planned for those whom `marks` does not name, if there are any."""
+        marked = msgspec.structs.replace(claimed, **marks)
         anybody_left = any(marked.outcome_of(index) == "had" for index in range(marked.count))
         change: dict[str, Any] = (
             {"state": State.PLANNED, "reason": "refused: recipients", "released_at": None}
             if anybody_left
             else {"state": State.REJECTED, "reason": "every recipient was refused"}
         )
-        await self._settle(claimed, {**change, "refused": refused})
-        note_event("recipients_refused", campaign=claimed.campaign, recipients=len(people))
+        await self._settle(claimed, {**change, **marks})
 
     async def _take_apart(
         self, claimed: Parcel, people: Sequence[tuple[int, Recipient]], refused: Refused
@@ -503,6 +533,8 @@ class DispatchWorkflow:
         note_event("parcel_refused", campaign=claimed.campaign, detail=refused.detail)
         whole = (claimed.campaign, claimed.key.rstrip("ab"))
         since = self._refused_at.setdefault(whole, monotonic())
+        channel = (claimed.campaign, claimed.channel)
+        self._nameless[channel] += 1
         if claimed.doubt:
             await self._settle(claimed, end_unsendable(claimed))
         elif len(people) > 1:
@@ -512,14 +544,33 @@ class DispatchWorkflow:
                 await self._return_after_fault(claimed, OwnFault(type(error).__name__))
         elif (
             refused.reason is RefusedReason.UNATTRIBUTABLE
-            and self._accepted_at.get(claimed.campaign, -math.inf) > since
+            and self._accepted_at.get(channel, -math.inf) > since
         ):
             await self._mark_refused(claimed, people)
+        elif (
+            refused.reason is RefusedReason.UNATTRIBUTABLE
+            and whole[1] == claimed.key
+            and self._nameless[channel] < MOST_FAULTS
+        ):
+            # It was single from the first, as a text message is: it waits while others are tried.
+            await self._return_waiting(claimed, refused)
         else:
             # Too large for one person is too large for everybody; and where nobody else has got
             # through since, the fault may be in what all mails have: no address is blamed for it.
             setup = msgspec.structs.replace(refused, reason=RefusedReason.SETUP)
             await self._return_refused(claimed, setup)
+
+    async def _return_waiting(self, claimed: Parcel, refused: Refused) -> None:
+        wait = timedelta(seconds=self._clock.ages.provider_pause)
+        await self._settle(
+            claimed,
+            {
+                "state": State.PLANNED,
+                "reason": f"refused: {refused.reason}",
+                "retry_at": StorageTime(self._clock.storage_now() + wait),
+                "released_at": None,
+            },
+        )
 
     async def _split(self, claimed: Parcel) -> None:
         parcel = await self._stores.ledger.read(claimed.campaign, claimed.shard, claimed.key)
@@ -589,6 +640,10 @@ def end_unsendable(parcel: Parcel) -> dict[str, Any]:
     return {"state": State.CLOSED, "reason": "failed"}
 
 
+def _nothing() -> None:
+    pass
+
+
 def _parcel_of(message: HandOut) -> Parcel:
     """The row of a message, as far as a conditional write needs it.
 
@@ -602,7 +657,6 @@ def _parcel_of(message: HandOut) -> Parcel:
     }
     return Parcel(
         state=State.PLANNED,
-        channel="",
         ids=bytes(message.count * ID_BYTES),
         not_before=CampaignTime(message.planned_from),
         **fields,

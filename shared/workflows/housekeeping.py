@@ -2,7 +2,8 @@
 
 Pages go 48 h after a newer sweep committed, outboxes after 9 days; never the newest committed
 sweep, nor an outbox that a row not yet settled names. Events of other systems are known again for
-90 days. Ledger rows stay until 180 days after the last touch: deleting one means "not had".
+90 days, and what died on a queue is told of for as long. Ledger rows stay until 180 days after the
+last touch: deleting one means "not had".
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from shared.rules.parcels import OPEN, SHARDS
 from shared.stores.outbox import OUTBOX_LIFE
 from shared.stores.pages import sweep_prefix
 from shared.workflows.alarms import note_event
+from shared.workflows.poison import POISON_LIFE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +47,8 @@ class HousekeepingWorkflow:
         campaigns = sorted(await self._stores.campaigns.list_newest())
         pages = await self._delete_pages()
         outboxes = await self._delete_outboxes(campaigns)
-        rows = await self._delete_changes(campaigns) + await self._delete_events()
+        rows = await self._delete_changes(campaigns)
+        rows += await self._delete_events() + await self._delete_dead()
         for standing in book.standings.values():
             if self._clock.campaign_now() > standing.schedule.ends + LEDGER_LIFE:
                 rows += await self._stores.ledger.delete_campaign(standing.name)
@@ -92,3 +95,7 @@ class HousekeepingWorkflow:
     async def _delete_events(self) -> int:
         before = StorageTime(self._clock.storage_now() - EVENTS_LIFE)
         return await self._stores.events.delete_old(before)
+
+    async def _delete_dead(self) -> int:
+        before = StorageTime(self._clock.storage_now() - POISON_LIFE)
+        return await self._stores.poison.delete_old(before)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,19 +17,23 @@ import msgspec
 from shared.clock import CampaignTime
 from shared.errors import Superseded
 from shared.messages.words import choose_language, offered_languages
-from shared.rules.cadence import Due, Schedule, due_anyway, due_touch, is_over
+from shared.rules.cadence import LIFE, Due, Schedule, due_anyway, due_touch, is_over
 from shared.rules.campaign import Campaign
 from shared.rules.completion import outranks_report, silences
-from shared.rules.contact import Recipient, address_key, choose_email
+from shared.rules.contact import Recipient, address_key, choose_email, choose_number
 from shared.rules.guards import LEDGER_LOST, ShardCounts, Verdict, judge
+from shared.rules.pace import canary_share, day_limit, domain_of, finish_day, parcel_size
 from shared.rules.parcels import (
+    CHANNELS,
     NOTHING_HAD,
     OPEN,
     SHARDS,
+    Channel,
     Had,
     Parcel,
     State,
     fold,
+    fold_seeds,
     group_recipients,
     row_key,
 )
@@ -38,9 +42,11 @@ from shared.rules.registration import (
     Registration,
     exclusion,
     merge_registrations,
+    shard_of,
     unpack_registration,
 )
 from shared.services.directory import RegistrationReport, Source
+from shared.stores.control import PASSED
 from shared.stores.outbox import outbox_name, pack_recipients
 from shared.stores.pages import run_prefix, sweep_prefix
 from shared.stores.people import NOBODY
@@ -49,9 +55,11 @@ from shared.workflows.sweep import has_all_passes, rosters_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import date
 
     from shared.clock import Clock
     from shared.stores import Stores
+    from shared.stores.control import ControlRow
     from shared.stores.pages import PassReader
     from shared.stores.parcels import PlanningRun
     from shared.stores.people import Person
@@ -59,9 +67,8 @@ if TYPE_CHECKING:
     from shared.stores.sweeps import Sweep
     from shared.workflows.campaigns import CampaignBook, Standing
 
-EMAIL = "email"
-_HOUR_PARTS = 12
-"""A parcel is at most a twelfth of `max_per_hour`, so that the limit can be kept evenly."""
+SEED_SHARD = 0
+"""The shard in which the parcels of seed addresses are planned."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +88,38 @@ class Shard:
 
 @dataclass(frozen=True)
 class Judged:
-    """What is so of one account: why it is excluded, or its registration and its contact.
+    """What is so of one account: why it is excluded, or its registration and its contacts.
 
     Attributes:
+        reachable: whether there is a usable contact on any channel of the cadence.
+        contacts: the address or number on each channel that may be used.
         confirmed: registered by a completion that outranks the report.
+        opted_out: asked for no more, on every channel on which there is a contact.
         silenced: says that they have registered, and no sweep has looked since.
     """
 
     account: Account
     excluded: str | None
     registration: Registration
-    address: str | None
+    reachable: bool = True
+    contacts: dict[Channel, str] = field(default_factory=dict[Channel, str])
     confirmed: bool = False
     opted_out: bool = False
     silenced: bool = False
+
+
+@dataclass(frozen=True)
+class SlowTouch:
+    """A touch that the campaign's pace cannot finish in time.
+
+    Attributes:
+        day: on which it would be finished if it could go on.
+    """
+
+    touch: str
+    channel: Channel
+    recipients: int
+    day: date
 
 
 class PlanWorkflow:
@@ -102,7 +127,7 @@ class PlanWorkflow:
 
     Args:
         key: keyed hashes of bad addresses are made with it.
-        sender_maximum: recipients that the sender can put into one call.
+        sender_maximum: recipients that each channel's sender can put into one call.
     """
 
     def __init__(
@@ -112,7 +137,7 @@ class PlanWorkflow:
         clock: Clock,
         *,
         key: bytes,
-        sender_maximum: int,
+        sender_maximum: Mapping[Channel, int],
     ) -> None:
         self._stores = stores
         self._book = book
@@ -175,12 +200,14 @@ class PlanWorkflow:
         people = await self._read_people(standing, shard)
         facts = await self._load(standing.campaign, sweep, shard, run)
         await run.refresh()
-        plan = _ShardPlan(
-            standing, self._clock.campaign_now(), self._parcel_size(standing.campaign)
-        )
+        controls = await self._read_controls(standing)
+        plan = _ShardPlan(standing, self._clock.campaign_now())
         for judged in self.judge(standing.campaign, sweep, facts, people):
             plan.add(judged, survivors.had.get(judged.account.id, NOTHING_HAD))
-        parcels = await self._write_outbox(run, plan)
+        drafts = plan.drafts(shard, self._sender_maximum, controls)
+        if shard == SEED_SHARD:
+            drafts += self._seed_drafts(standing, survivors.seeds_had)
+        parcels = await self._write_outbox(run, drafts)
         await run.plan(parcels)
         await run.note_changes([p for p in survivors.open_people if not plan.is_still_due(p)])
         counts = msgspec.structs.replace(
@@ -255,7 +282,9 @@ class PlanWorkflow:
             )
         still_open = (p for p in stays if p.state in OPEN and not p.final)
         return _Survivors(
-            had=fold(stays), open_people={person for p in still_open for _, person in p.people()}
+            had=fold(stays),
+            seeds_had=fold_seeds(stays),
+            open_people={person for p in still_open if not p.seed for _, person in p.people()},
         )
 
     async def _load(
@@ -305,7 +334,7 @@ class PlanWorkflow:
         decided first."""
         now = self._clock.campaign_now()
         guests, done_when = campaign.audience.guests, campaign.done_when
-        fields = campaign.contact.email
+        channels = channels_of(campaign)
         for account in facts.accounts.values():
             reason = (
                 "exclusion group"
@@ -317,36 +346,78 @@ class PlanWorkflow:
                 Registration.UNKNOWN if code is None else unpack_registration(code, done_when)
             )
             if reason is not None or registration is not Registration.UNREGISTERED:
-                yield Judged(account, reason, registration, None)
+                yield Judged(account, reason, registration)
                 continue
             person = people.get(account.id, NOBODY)
             if outranks_report(person.confirmed_at, now):
-                yield Judged(account, None, Registration.REGISTERED, None, confirmed=True)
+                yield Judged(account, None, Registration.REGISTERED, confirmed=True)
                 continue
+            usable = self._contacts_of(campaign, channels, account, person)
+            contacts: dict[Channel, str] = {
+                channel: contact
+                for channel, contact in usable.items()
+                if not person.opted_out(channel)
+            }
             yield Judged(
                 account,
                 None,
                 registration,
-                choose_email(account, fields, self._bad_for(person)),
-                opted_out=person.opted_out_at is not None,
+                bool(usable),
+                contacts,
+                opted_out=person.opted_out_at is not None or bool(usable and not contacts),
                 silenced=silences(person.reported_at, sweep.opened_at),
             )
+
+    def _contacts_of(
+        self, campaign: Campaign, channels: Iterable[Channel], account: Account, person: Person
+    ) -> dict[Channel, str]:
+        """The first usable contact on each of these channels that has one."""
+        bad, fields = self._bad_for(person), campaign.contact
+        contacts: dict[Channel, str] = {}
+        for channel in channels:
+            if channel == "email":
+                found = choose_email(account, fields.email, bad)
+            else:
+                found = choose_number(account, fields.sms, fields.default_region, bad)
+            if found:
+                contacts[channel] = found
+        return contacts
 
     def _bad_for(self, person: Person) -> Callable[[str], bool]:
         if not person.bad:
             return _nothing_is_bad
         return lambda address: address_key(self._key, address) in person.bad
 
-    def _parcel_size(self, campaign: Campaign) -> int:
-        limit = campaign.sending.max_per_hour.get(EMAIL)
-        sizes = [campaign.sending.parcel_size, self._sender_maximum]
-        if limit:
-            sizes.append(limit // _HOUR_PARTS)
-        return max(1, min(sizes))
+    async def _read_controls(self, standing: Standing) -> dict[Channel, ControlRow]:
+        return {
+            channel: await self._stores.control.read(standing.name, channel)
+            for channel in channels_of(standing.campaign)
+        }
 
-    async def _write_outbox(self, run: PlanningRun, plan: _ShardPlan) -> list[Parcel]:
+    def _seed_drafts(self, standing: Standing, had: Mapping[str, Had]) -> list[_Draft]:
+        """What the seed addresses are due, in each language: they follow the cadence as somebody
+        who never registers."""
+        campaign = standing.campaign
+        addresses = campaign.sending.seed_addresses
+        if not addresses or campaign.sending.mode == "dry-run":
+            return []
+        recipients = [
+            Recipient(
+                address_key(self._key, address), address, "", campaign.institution.account_example
+            )
+            for address in addresses
+        ]
+        now = self._clock.campaign_now()
+        drafts: list[_Draft] = []
+        for language in offered_languages(campaign.institution.name):
+            known = had.get(language, NOTHING_HAD)
+            touches = {touch for touch, _ in known.touches}
+            if due := due_touch(standing.schedule, touches, known.last_at, now):
+                drafts.append(_Draft("email", due, language, recipients, seed=True))
+        return drafts
+
+    async def _write_outbox(self, run: PlanningRun, drafts: list[_Draft]) -> list[Parcel]:
         """Write the contact data of all parcels, then return their rows."""
-        drafts = plan.drafts()
         if not drafts:
             return []
         name = outbox_name(run.campaign, run.shard, run.pair[0], run.run)
@@ -361,9 +432,12 @@ class PlanWorkflow:
                 sweep=run.pair[0],
                 version=run.pair[1],
                 touch=draft.due.touch.touch,
-                channel=EMAIL,
+                channel=draft.channel,
                 message=draft.due.touch.message,
                 language=draft.language,
+                domain=draft.domain,
+                canary=draft.canary,
+                seed=draft.seed,
                 ids=b"".join(recipient.id for recipient in draft.recipients),
                 not_before=draft.due.not_before,
                 not_after=draft.due.not_after,
@@ -398,11 +472,55 @@ class PlanWorkflow:
             pair,
             judge(total, last_go.counts if last_go else None, waves_went_out=waves),
         )
+        for slow in await self.find_slow(standing, total):
+            raise_alarm(
+                "pace_too_slow",
+                campaign=standing.name,
+                touch=slow.touch,
+                channel=slow.channel,
+                recipients=slow.recipients,
+                day=slow.day.isoformat(),
+            )
         if verdict.go:
             note_event("verdict_go", campaign=standing.name, sweep=pair[0], version=pair[1])
         else:
             raise_alarm("verdict_pause", campaign=standing.name, reasons=verdict.reasons)
         return verdict
+
+    async def find_slow(self, standing: Standing, counts: ShardCounts) -> list[SlowTouch]:
+        """What of the planned touches the campaign's pace cannot finish before they end."""
+        now = self._clock.campaign_now()
+        controls = await self._read_controls(standing)
+        slow: list[SlowTouch] = []
+        for step in standing.schedule.steps:
+            for channel in CHANNELS:
+                recipients = counts.planned.get(f"{step.touch}|{channel}", 0)
+                if not recipients or channel not in controls:
+                    continue
+                not_before = max(step.opening, now)
+                day = finish_day(
+                    standing.campaign,
+                    channel,
+                    recipients=recipients,
+                    not_before=not_before,
+                    not_after=min(step.closes, CampaignTime(not_before + LIFE)),
+                    live_days=controls[channel].live_days,
+                )
+                if day:
+                    slow.append(SlowTouch(step.touch, channel, recipients, day))
+        return slow
+
+    async def judge_one(self, standing: Standing, sweep: Sweep, person: bytes) -> Judged | None:
+        """What is so of one account; None where the sweep has not found it in the audience."""
+        shard = shard_of(person)
+        facts = await self._load(standing.campaign, sweep, shard)
+        account = facts.accounts.get(person)
+        if account is None:
+            return None
+        alone = Shard({person: account}, facts.codes, facts.excluded)
+        people = await self._read_people(standing, shard)
+        (judged,) = self.judge(standing.campaign, sweep, alone, people)
+        return judged
 
     async def list_due(self, standing: Standing, sweep: Sweep) -> dict[bytes, str]:
         """Everybody who is not registered and not excluded, with the reason why nothing can reach
@@ -423,6 +541,7 @@ class _Survivors:
     """What take-back left: who has had what, and whose rows may still be sent."""
 
     had: dict[bytes, Had]
+    seeds_had: dict[str, Had]
     open_people: set[bytes]
 
 
@@ -430,19 +549,22 @@ class _Survivors:
 class _Draft:
     """A parcel before it has a row."""
 
+    channel: Channel
     due: Due
     language: str
     recipients: list[Recipient]
+    domain: str = ""
+    canary: bool = False
+    seed: bool = False
 
 
 class _ShardPlan:
     """Collects who is due what, and counts."""
 
-    def __init__(self, standing: Standing, now: CampaignTime, size: int) -> None:
+    def __init__(self, standing: Standing, now: CampaignTime) -> None:
         self._campaign = standing.campaign
         self._schedule: Schedule = standing.schedule
         self._now = now
-        self._size = size
         self._numbers = dict.fromkeys(
             (
                 *("registered", "unregistered", "unknown", "unrecognised", "excluded"),
@@ -452,10 +574,14 @@ class _ShardPlan:
         )
         self._reasons: dict[str, int] = {}
         self._roster = 0
-        self._due: dict[tuple[Due, str], list[Recipient]] = {}
+        self._due: dict[tuple[Channel, Due, str, str], list[Recipient]] = {}
         self._still_due: set[bytes] = set()
+        self._channels = channels_of(self._campaign)
         # The cadence's answer depends on what someone has had, and few sets of that exist.
-        self._answers: dict[tuple[frozenset[str], CampaignTime | None, bool], Due | None] = {}
+        self._answers: dict[
+            tuple[frozenset[tuple[str, Channel]], CampaignTime | None, bool],
+            list[tuple[Channel, Due]],
+        ] = {}
         self._languages = offered_languages(standing.campaign.institution.name)
         sending = standing.campaign.sending
         self._sends = sending.mode != "dry-run"
@@ -475,28 +601,40 @@ class _ShardPlan:
         if judged.registration is not Registration.UNREGISTERED:
             self._numbers["confirmed"] += judged.confirmed
             return
-        self._numbers["unreachable"] += judged.address is None
+        self._numbers["unreachable"] += not judged.reachable
         self._numbers["opted_out"] += judged.opted_out
         self._numbers["reported"] += judged.silenced
         if judged.opted_out:
             return
         # Whoever is silenced is still due: what they said is a change of its own.
         self._still_due.add(account.id)
-        if judged.address is None:
+        if not (judged.contacts and self._sends and self._is_addressed(account)):
             return
-        if self._sends and self._is_addressed(account) and (due := self._due_for(judged, had)):
+        for channel, due in self._due_for(judged, had):
+            if (address := judged.contacts.get(channel)) is None:
+                continue
             recipient = Recipient(
-                account.id, judged.address, account.display_name, account.user_principal_name
+                account.id, address, account.display_name, account.user_principal_name
             )
-            self._due.setdefault(
-                (due, choose_language(account.language, self._languages)), []
-            ).append(recipient)
+            language = choose_language(account.language, self._languages)
+            domain = domain_of(address, self._campaign.sending.max_per_domain_per_hour)
+            self._due.setdefault((channel, due, language, domain), []).append(recipient)
 
-    def _due_for(self, judged: Judged, had: Had) -> Due | None:
+    def _due_for(self, judged: Judged, had: Had) -> list[tuple[Channel, Due]]:
+        """What is due on each channel."""
         key = (had.touches, had.last_at, judged.silenced)
         if key not in self._answers:
             ask = due_anyway if judged.silenced else due_touch
-            self._answers[key] = ask(self._schedule, had.touches, had.last_at, self._now)
+            found: list[tuple[Channel, Due]] = []
+            for channel in self._channels:
+                here = {touch for touch, on in had.touches if on == channel}
+                beside = {touch for touch, on in had.touches if on != channel}
+                due = ask(
+                    *(self._schedule, here, had.last_at, self._now), channel=channel, beside=beside
+                )
+                if due:
+                    found.append((channel, due))
+            self._answers[key] = found
         return self._answers[key]
 
     def _is_addressed(self, account: Account) -> bool:
@@ -515,18 +653,48 @@ class _ShardPlan:
         """
         return person in self._still_due
 
-    def drafts(self) -> list[_Draft]:
-        """The parcels: same touch, times and language, no address twice in one."""
-        return [
-            _Draft(due, language, [recipients[index] for index in indices])
-            for (due, language), recipients in self._due.items()
-            for indices in group_recipients([one.address for one in recipients], self._size)
-        ]
+    def drafts(
+        self,
+        shard: int,
+        sender_maximum: Mapping[Channel, int],
+        controls: Mapping[Channel, ControlRow],
+    ) -> list[_Draft]:
+        """The parcels: same channel, touch, times, language and limited domain, no address twice
+        in one. Where a touch's canary has not passed, the first of its people go before the
+        others, in parcels that are marked."""
+        sending, today = self._campaign.sending, self._now.astimezone(self._campaign.zone).date()
+        canaries: dict[tuple[str, Channel], int] = {}
+        drafts: list[_Draft] = []
+        for (channel, due, language, domain), recipients in self._due.items():
+            control, touch = controls[channel], due.touch.touch
+            size = parcel_size(
+                sending,
+                channel,
+                domain=domain,
+                sender_maximum=sender_maximum[channel],
+                day_limit=day_limit(sending, channel, control.live_days, today),
+            )
+            first = 0
+            if sending.canary and control.canaries.get(touch) != PASSED:
+                share = canary_share(sending.canary.recipients, shard)
+                first = min(canaries.setdefault((touch, channel), share), len(recipients))
+                canaries[touch, channel] -= first
+            for some, canary in ((recipients[:first], True), (recipients[first:], False)):
+                drafts += (
+                    _Draft(channel, due, language, [some[i] for i in indices], domain, canary)
+                    for indices in group_recipients([one.address for one in some], size)
+                )
+        return drafts
 
     def counts(self) -> ShardCounts:
+        planned: dict[str, int] = {}
+        for (channel, due, _, _), recipients in self._due.items():
+            name = f"{due.touch.touch}|{channel}"
+            planned[name] = planned.get(name, 0) + len(recipients)
         return ShardCounts(
             roster=self._roster,
-            recipients=sum(map(len, self._due.values())),
+            recipients=sum(planned.values()),
+            planned=planned,
             reasons=self._reasons,
             **self._numbers,
         )
@@ -538,6 +706,12 @@ async def _keep_alive(run: PlanningRun | None) -> None:
         await run.refresh()
 
 
+def channels_of(campaign: Campaign) -> tuple[Channel, ...]:
+    """The channels that a campaign's cadence names."""
+    named = {channel for step in campaign.cadence for channel in step.channels}
+    return tuple(channel for channel in CHANNELS if channel in named)
+
+
 def format_id(person: bytes) -> str:
     """An object id as people write it."""
     text = person.hex()
@@ -547,7 +721,7 @@ def format_id(person: bytes) -> str:
 def _why_unreachable(judged: Judged) -> str:
     if judged.opted_out:
         return "asked for no more reminders"
-    return "" if judged.address else "no usable contact"
+    return "" if judged.reachable else "no usable contact"
 
 
 def _nothing_is_bad(_: str) -> bool:

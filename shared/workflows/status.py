@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from datetime import datetime
+import math
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -15,22 +16,52 @@ from shared.clock import CampaignTime, StorageTime
 from shared.rules.cadence import is_over
 from shared.rules.calendar import next_hours, open_hours, window_open
 from shared.rules.guards import ShardCounts
-from shared.rules.parcels import NOTHING_HAD, SHARDS, Parcel, State, fold, has_bit
+from shared.rules.losses import count_silent, find_unreached, why_unreached
+from shared.rules.pace import CanaryResult, day_limit
+from shared.rules.parcels import SHARDS, Channel, Parcel, State
+from shared.stores.control import PASSED
 from shared.stores.pages import run_prefix
-from shared.workflows.plan import EMAIL, format_id
+from shared.workflows.look_back import closing_of, count_unreached, is_past
+from shared.workflows.plan import channels_of, format_id
+from shared.workflows.status_words import (
+    count_things,
+    format_moment,
+    name_touch,
+    say_of,
+    tell_abandoned,
+    tell_canary,
+    tell_headline,
+    tell_lost,
+    tell_mistakes,
+    tell_of_all,
+    tell_pauses,
+    tell_resting,
+    tell_silent,
+    tell_slow,
+    tell_unreached,
+)
 from shared.workflows.sweep import has_all_passes
 
 if TYPE_CHECKING:
     from shared.clock import Clock
+    from shared.rules.cadence import PlannedTouch
+    from shared.rules.campaign import Campaign, Canary
     from shared.stores import Stores
     from shared.stores.control import ControlRow
     from shared.stores.sweeps import Pass, Sweep
     from shared.workflows.campaigns import Book, CampaignBook, Standing
-    from shared.workflows.plan import PlanWorkflow
-    from shared.workflows.release import ReleaseWorkflow
+    from shared.workflows.plan import PlanWorkflow, SlowTouch
+    from shared.workflows.release import Hold, ReleaseWorkflow
 
 _SIDE_BY_SIDE = 8
 """Reads of storage at the same time: who looks at the status must not crowd out what sends."""
+
+_DIED_SINCE = timedelta(days=7)
+"""Messages that died before are news no more."""
+
+_REST_PARTS = 3
+"""A third of the time after which a parcel is handed out again, it rests: a sender takes it within
+seconds."""
 
 type Place = Literal["over", "under way", "next", "later", "gives way", "removed"]
 """Where a touch stands: nobody can be planned for it any more; it has opened, and whoever is found
@@ -65,22 +96,58 @@ class SweepStatus(msgspec.Struct, frozen=True, kw_only=True):
     passes: list[PassStatus]
 
 
+class CanaryStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The few people of a touch and channel who are written to before the others.
+
+    Attributes:
+        recipients: people of the marked parcels; `sent` of them are in accepted ones, of which
+            receipts call `delivered` delivered.
+        needed: so many delivered let the others follow.
+    """
+
+    result: CanaryResult
+    recipients: int
+    sent: int
+    delivered: int
+    needed: int
+
+
 class TouchStatus(msgspec.Struct, kw_only=True):
-    """When a touch is, and where its parcels are.
+    """When a touch is, and where its parcels of one channel are.
 
     Attributes:
         opening, closing: the window of its day; None where it has none.
         parcels: by state, `final`, or why they were closed. Those that were planned again or split
-            are not counted: their people stand in other parcels.
+            are not counted: their people stand in other parcels. Nor are those of seed addresses.
         people: of these parcels, by the same, or `left out`, or `refused`: the sum is everybody.
+        delivered: how many of them a receipt calls delivered.
+        canary: None where the file asks for none, or none has been planned.
     """
 
     touch: str
+    channel: Channel
     opening: CampaignTime | None
     closing: CampaignTime | None
     place: Place
-    parcels: dict[str, int]
-    people: dict[str, int]
+    parcels: dict[str, int] = {}
+    people: dict[str, int] = {}
+    delivered: int = 0
+    canary: CanaryStatus | None = None
+
+
+class ChannelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One channel of a campaign.
+
+    Attributes:
+        paused: reasons; empty where nothing pauses it.
+        limit_today: most recipients of this day, as the file has it; None where it has no limit.
+        sent_today: recipients of the calls that were begun on this day of the campaign's zone.
+    """
+
+    channel: Channel
+    paused: list[str]
+    limit_today: int | None
+    sent_today: int
 
 
 class CampaignStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +162,7 @@ class CampaignStatus(msgspec.Struct, frozen=True, kw_only=True):
         counts: what planning found under the newest sweep and version; None until every shard is
             done, and `shards_done` says how many are.
         days_left, days_to_enforcement: calendar days in `timezone` from today; below 0 after it.
+        channels: those that the cadence names. `touches`: in its order, each once a channel.
     """
 
     campaign: str
@@ -112,6 +180,7 @@ class CampaignStatus(msgspec.Struct, frozen=True, kw_only=True):
     days_to_enforcement: int
     counts: ShardCounts | None
     shards_done: int
+    channels: list[ChannelStatus]
     touches: list[TouchStatus]
     waiting: list[str]
     mistakes: list[str]
@@ -136,6 +205,35 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     mistakes: list[str]
     new_files: list[str]
     stopped: bool
+
+
+@dataclass(frozen=True)
+class _Marked:
+    """A canary's parcels, in people."""
+
+    recipients: int = 0
+    sent: int = 0
+    delivered: int = 0
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What the rows of a campaign come to.
+
+    Attributes:
+        released: when the parcels were handed out that are planned still, by channel.
+        called: parcels of the calls of the last day, by channel.
+    """
+
+    touches: dict[tuple[str, Channel], TouchStatus]
+    sent_today: Counter[Channel] = field(default_factory=Counter[Channel])
+    released: defaultdict[Channel, list[StorageTime]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    called: defaultdict[Channel, list[Parcel]] = field(default_factory=lambda: defaultdict(list))
+    marked: dict[tuple[str, Channel], _Marked] = field(
+        default_factory=dict[tuple[str, Channel], _Marked]
+    )
 
 
 class StatusWorkflow:
@@ -165,12 +263,14 @@ class StatusWorkflow:
             )
         )
         new_files = sorted(book.files - set(_files_of(book)))
+        since = StorageTime(self._clock.storage_now() - _DIED_SINCE)
+        died = await self._stores.poison.read_since(since)
         return Status(
             campaign_now=self._clock.campaign_now(),
             storage_now=self._clock.storage_now(),
             sweep=await self._describe(newest) if newest else None,
             committed=await self._describe(committed) if committed else None,
-            needs=_needs_of_all(book, new_files),
+            needs=tell_of_all(book, new_files, len(died)),
             campaigns=list(campaigns),
             mistakes=[str(mistake) for mistake in book.mistakes],
             new_files=new_files,
@@ -217,28 +317,52 @@ class StatusWorkflow:
         now = self._clock.campaign_now()
         today = now.astimezone(campaign.zone).date()
         counts, shards_done = await self._read_plans(standing, committed, reads)
-        holds, control, touches = await asyncio.gather(
+        holds, controls, counted = await asyncio.gather(
             self._releases.find_holds(book, standing, committed),
-            self._stores.control.read(standing.name, EMAIL),
+            self._read_controls(campaign),
             self._count_parcels(standing, now, reads),
         )
+        touches = list(counted.touches.values())
+        if canary := campaign.sending.canary:
+            for touch in touches:
+                marked = counted.marked.get((touch.touch, touch.channel))
+                if marked and touch.channel in controls:
+                    touch.canary = _judge_canary(canary, touch, marked, controls[touch.channel])
+        channels = [
+            ChannelStatus(
+                channel=channel,
+                paused=list(control.pauses),
+                limit_today=day_limit(campaign.sending, channel, control.live_days, today),
+                sent_today=counted.sent_today[channel],
+            )
+            for channel, control in controls.items()
+        ]
+        several = len(channels) > 1
         passing = [hold.text for hold in holds if hold.passing]
         lasting = [hold.text for hold in holds if not hold.passing]
-        waits = [*passing, *self._find_waits(standing, control, now)]
-        waiting = [*lasting, *(pause.text for pause in control.pauses.values()), *waits]
+        waits = [*passing, *self._find_waits(standing, controls, channels, touches, now)]
+        pauses = [
+            say_of(channel, pause.text, several=several)
+            for channel, control in controls.items()
+            for pause in control.pauses.values()
+        ]
+        waiting = [*lasting, *pauses, *waits]
         needs = [
             *lasting,
-            *_tell_pauses(standing.name, control),
-            *_tell_mistakes(standing),
-            *_tell_abandoned(newest),
-            *_tell_lost(touches),
+            *tell_pauses(standing.name, controls),
+            *tell_mistakes(standing),
+            *tell_abandoned(newest),
+            *await self._find_losses(standing, touches, now),
+            *tell_resting(self._count_resting(campaign, holds, controls, counted, now)),
+            *tell_silent(self._count_silent(counted)),
+            *tell_slow(await self._find_slow(standing, touches), several=several),
         ]
         if now >= standing.schedule.ends:
             # No sweep reads for it and nothing of it is sent: what else holds it holds nothing up.
-            needs, waits, waiting = _tell_mistakes(standing), [], []
+            needs, waits, waiting = tell_mistakes(standing), [], []
         return CampaignStatus(
             campaign=standing.name,
-            headline=_headline(standing, now, needs, passing, newest, touches),
+            headline=tell_headline(standing, now, needs, passing, newest, touches, several=several),
             needs=needs,
             waits=waits,
             version=standing.version,
@@ -252,10 +376,18 @@ class StatusWorkflow:
             days_to_enforcement=(campaign.enforced_on - today).days,
             counts=counts,
             shards_done=shards_done,
+            channels=channels,
             touches=touches,
             waiting=waiting,
             mistakes=[str(mistake) for mistake in standing.mistakes],
         )
+
+    async def _read_controls(self, campaign: Campaign) -> dict[Channel, ControlRow]:
+        channels = channels_of(campaign)
+        rows = await asyncio.gather(
+            *(self._stores.control.read(campaign.campaign, channel) for channel in channels)
+        )
+        return dict(zip(channels, rows, strict=True))
 
     async def _read_plans(
         self, standing: Standing, sweep: Sweep | None, reads: asyncio.Semaphore
@@ -273,26 +405,68 @@ class StatusWorkflow:
 
     async def _count_parcels(
         self, standing: Standing, now: CampaignTime, reads: asyncio.Semaphore
-    ) -> list[TouchStatus]:
-        touches = _list_touches(standing, now)
+    ) -> _Counted:
+        counted = _Counted(_list_touches(standing, now))
+        zone = standing.campaign.zone
+        today = now.astimezone(zone).date()
+        since = self._clock.storage_now() - timedelta(seconds=self._clock.ages.settle_final)
 
         async def count(shard: int) -> None:
             scan = self._stores.ledger.scan(standing.name, shard, where=_COUNTED, ids=False)
             async for parcel in scan:
-                if parcel.touch not in touches:
-                    touches[parcel.touch] = _touch_without_day(parcel.touch, "removed")
-                _add(touches[parcel.touch], parcel)
+                if parcel.seed:
+                    continue
+                _add(counted, parcel)
+                if parcel.state is State.PLANNED:
+                    if parcel.released_at:
+                        counted.released[parcel.channel].append(parcel.released_at)
+                    continue
+                if parcel.touched_at and parcel.touched_at.astimezone(zone).date() == today:
+                    counted.sent_today[parcel.channel] += parcel.count - parcel.left_out_count
+                if parcel.claimed_at and parcel.claimed_at > since:
+                    counted.called[parcel.channel].append(parcel)
 
         await _all_shards(reads, count)
-        return list(touches.values())
+        return counted
 
-    def _find_waits(self, standing: Standing, control: ControlRow, now: CampaignTime) -> list[str]:
-        """Why the channel waits for a time, or for good in a dry run."""
-        waits: list[str] = []
-        if control.retry_at and control.retry_at > self._clock.storage_now():
-            waits.append(
-                f"The provider asked to wait until {control.retry_at:%Y-%m-%d %H:%M:%S} UTC."
+    # what waits, and what was lost
+
+    def _find_waits(
+        self,
+        standing: Standing,
+        controls: Mapping[Channel, ControlRow],
+        channels: Sequence[ChannelStatus],
+        touches: Sequence[TouchStatus],
+        now: CampaignTime,
+    ) -> list[str]:
+        """Why a channel waits for a time, for receipts, or for good in a dry run."""
+        several = len(controls) > 1
+        waits = [
+            say_of(
+                channel,
+                f"The provider asked to wait until {control.retry_at:%Y-%m-%d %H:%M:%S} UTC.",
+                several=several,
             )
+            for channel, control in controls.items()
+            if control.retry_at and control.retry_at > self._clock.storage_now()
+        ]
+        waits += [
+            say_of(
+                one.channel,
+                f"This day's limit of {count_things(one.limit_today, 'recipient')} is reached. "
+                "The others follow on the next open day.",
+                several=several,
+            )
+            for one in channels
+            if one.limit_today is not None and one.sent_today >= one.limit_today
+        ]
+        waits += [
+            f"{name_touch(touch.touch, touch.channel, several=several)} waits for its canary: "
+            f"{tell_canary(touch.canary)}."
+            for touch in touches
+            if touch.canary and touch.canary.result is CanaryResult.WAITING
+            if touch.place == "under way"
+        ]
         if standing.campaign.sending.mode == "dry-run":
             waits.append("The mode is dry-run: everything is counted, and nothing is sent.")
         if not window_open(standing.campaign, now):
@@ -300,6 +474,70 @@ class StatusWorkflow:
             until = format_moment(opens, standing.campaign.zone)
             waits.append(f"The window is closed until {until} ({standing.campaign.timezone}).")
         return waits
+
+    async def _find_losses(
+        self, standing: Standing, touches: Sequence[TouchStatus], now: CampaignTime
+    ) -> list[str]:
+        """What is told of the last touch that has opened; of an earlier one nothing can be made
+        good any more."""
+        last = _last_opened(standing, now)
+        found = [touch for touch in touches if last and touch.touch == last.touch]
+        several = len(channels_of(standing.campaign)) > 1
+        if last is None or not is_past(standing.campaign, last, now, self._clock.ages):
+            return tell_lost(found, several=several)
+        if all(touch.people.keys() <= _NOT_LOST for touch in found):
+            return []
+        unreached = await count_unreached(self._stores.ledger, standing.campaign, last)
+        return tell_unreached(found[0], unreached, several=several)
+
+    def _count_resting(
+        self,
+        campaign: Campaign,
+        holds: Sequence[Hold],
+        controls: Mapping[Channel, ControlRow],
+        counted: _Counted,
+        now: CampaignTime,
+    ) -> dict[Channel, int]:
+        """Parcels that were handed out a while ago, and that a sender should have taken."""
+        hours = open_hours(campaign, now.astimezone(campaign.zone).date())
+        if holds or hours is None or not hours.opens <= now < hours.closes:
+            return {}
+        storage_now = self._clock.storage_now()
+        before = storage_now - timedelta(seconds=self._clock.ages.handed_out / _REST_PARTS)
+        opened = storage_now - (now - hours.opens)
+        return {
+            channel: sum(
+                1
+                for at in counted.released[channel]
+                if max(opened, _held_until(control) or opened) < at < before
+            )
+            for channel, control in controls.items()
+            if not control.pauses
+        }
+
+    def _count_silent(self, counted: _Counted) -> dict[Channel, int]:
+        ages, now = self._clock.ages, self._clock.storage_now()
+        return {
+            channel: count_silent(
+                parcels, now, settle_after=ages.settle_after, settle_final=ages.settle_final
+            )
+            for channel, parcels in counted.called.items()
+        }
+
+    async def _find_slow(
+        self, standing: Standing, touches: Sequence[TouchStatus]
+    ) -> list[SlowTouch]:
+        """What of that which is still planned the pace cannot finish in its time."""
+        planned = {
+            f"{touch.touch}|{touch.channel}": people
+            for touch in touches
+            if touch.place != "over" and (people := touch.people.get("planned"))
+        }
+        if not planned:
+            return []
+        return await self._plans.find_slow(standing, ShardCounts(planned=planned))
+
+    # who was not reached
 
     async def collect_unreached(self) -> dict[str, dict[str, str]]:
         """Of each campaign that a sweep has read: who was not reached, and why, by object id."""
@@ -318,16 +556,26 @@ class StatusWorkflow:
         A person whom a later parcel of the same touch reached is none of them, nor is one who has
         registered since; but everybody of a parcel in doubt is.
         """
-        parcels = [parcel async for parcel in self.scan_parcels(standing.name)]
-        had = fold(parcels)
+        now = self._clock.campaign_now()
+        closed = {
+            step.touch: closing_of(standing.campaign, step)
+            for step in standing.schedule.steps
+            if is_past(standing.campaign, step, now, self._clock.ages)
+        }
+        by_touch: defaultdict[str, list[Parcel]] = defaultdict(list)
+        async for parcel in self.scan_parcels(standing.name):
+            by_touch[parcel.touch].append(parcel)
         due = await self._plans.list_due(standing, sweep)
         unreached = {person: why for person, why in due.items() if why}
-        for parcel in parcels:
-            for index, person in parcel.people():
-                reason = _why_unreached(parcel, index)
-                reached = parcel.touch in had.get(person, NOTHING_HAD).touches
-                if reason and (parcel.state is State.AMBIGUOUS or (person in due and not reached)):
-                    unreached[person] = reason
+        for touch, parcels in by_touch.items():
+            for (_, person), why in find_unreached(parcels, closed.get(touch)).items():
+                if person in due:
+                    unreached[person] = why
+            for parcel in parcels:
+                if parcel.state is State.AMBIGUOUS and not parcel.seed:
+                    for index, person in parcel.people():
+                        if why := why_unreached(parcel, index):
+                            unreached[person] = why
         return unreached
 
     async def scan_parcels(self, campaign: str) -> AsyncIterator[Parcel]:
@@ -345,6 +593,11 @@ class StatusWorkflow:
         )
         return verdict.counts if verdict else None
 
+
+_TO_BE_SENT = frozenset({State.PLANNED, State.CLAIMED})
+
+_NOT_LOST = frozenset({"accepted", "left out", "cancelled"})
+"""Where people of a touch can be who are no loss after its day."""
 
 _COUNTED = "state ne 'closed' or (reason ne 'replanned' and reason ne 'split')"
 """Rows that count: people of the others stand in other rows."""
@@ -368,30 +621,65 @@ async def _all_shards[T](reads: asyncio.Semaphore, read: Callable[[int], Awaitab
     return await asyncio.gather(*map(read_one, range(len(SHARDS))))
 
 
-def _list_touches(standing: Standing, now: CampaignTime) -> dict[str, TouchStatus]:
-    """The touches of the file in its order, with nothing counted yet."""
+def _list_touches(standing: Standing, now: CampaignTime) -> dict[tuple[str, Channel], TouchStatus]:
+    """The touches of the file in its order, on each of their channels, with nothing counted yet."""
     schedule, campaign = standing.schedule, standing.campaign
-    touches = {step.touch: _touch_without_day(step.touch, "gives way") for step in campaign.cadence}
+    days: dict[str, tuple[PlannedTouch, Place]] = {}
     to_come: Place = "next"
     for step in schedule.steps:
-        hours = open_hours(campaign, step.day)
-        assert hours is not None, "touches fall on open days"
-        touch = touches[step.touch]
-        touch.opening, touch.closing = hours.opens, hours.closes
         if step.opening > now:
-            touch.place, to_come = to_come, "later"
+            days[step.touch], to_come = (step, to_come), "later"
         else:
-            touch.place = "over" if is_over(schedule, step.touch, now) else "under way"
+            over = is_over(schedule, step.touch, now)
+            days[step.touch] = (step, "over" if over else "under way")
+    touches: dict[tuple[str, Channel], TouchStatus] = {}
+    for one in campaign.cadence:
+        for channel in channels_of(campaign):
+            if channel in one.channels:
+                touches[one.touch, channel] = _touch_on(campaign, one.touch, channel, days)
     return touches
 
 
-def _touch_without_day(name: str, place: Place) -> TouchStatus:
-    return TouchStatus(touch=name, opening=None, closing=None, place=place, parcels={}, people={})
+def _touch_on(
+    campaign: Campaign,
+    touch: str,
+    channel: Channel,
+    days: Mapping[str, tuple[PlannedTouch, Place]],
+) -> TouchStatus:
+    """A touch with nothing counted yet; without a day where another stands on its own."""
+    if touch not in days:
+        return _touch_without_day(touch, channel, "gives way")
+    step, place = days[touch]
+    return TouchStatus(
+        touch=touch,
+        channel=channel,
+        opening=step.opening,
+        closing=closing_of(campaign, step),
+        place=place,
+    )
 
 
-def _add(touch: TouchStatus, parcel: Parcel) -> None:
+def _touch_without_day(touch: str, channel: Channel, place: Place) -> TouchStatus:
+    return TouchStatus(touch=touch, channel=channel, opening=None, closing=None, place=place)
+
+
+def _last_opened(standing: Standing, now: CampaignTime) -> PlannedTouch | None:
+    opened = [step for step in standing.schedule.steps if step.opening <= now]
+    return opened[-1] if opened else None
+
+
+def _held_until(control: ControlRow) -> StorageTime | None:
+    """Until when what was handed out may have been dropped on purpose."""
+    return max((at for at in (control.resumed_at, control.retry_at) if at), default=None)
+
+
+def _add(counted: _Counted, parcel: Parcel) -> None:
     """Count a parcel, and its people: whoever is left out or refused by that, whatever the
     parcel's state."""
+    key = (parcel.touch, parcel.channel)
+    if key not in counted.touches:
+        counted.touches[key] = _touch_without_day(*key, "removed")
+    touch = counted.touches[key]
     name = parcel.state.value
     if parcel.state is State.CLOSED:
         name = parcel.reason.partition(":")[0]
@@ -405,174 +693,30 @@ def _add(touch: TouchStatus, parcel: Parcel) -> None:
     for outcome, number in people.items():
         if number:
             touch.people[outcome] = touch.people.get(outcome, 0) + number
-
-
-# what it comes to, in words
-
-
-NEXT_SWEEP = (
-    "starts at the time of the setting SWEEP_SCHEDULE (20:00 UTC each day, unless it was changed)"
-)
-
-_LOST_BECAUSE = {
-    "expired": "expired before they could leave",
-    "failed": "failed by a fault of our own",
-    "final": "got no clear answer",
-}
-"""What became of a parcel whose people may have had nothing of it."""
-
-
-def format_moment(at: datetime, zone: ZoneInfo) -> str:
-    """A time as people in `zone` write it: Wed 17 March 2027, 09:00."""
-    local = at.astimezone(zone)
-    return f"{local:%a} {local.day} {local:%B %Y, %H:%M}"
-
-
-def format_days(days: int) -> str:
-    """How far a calendar day is from today."""
-    match days:
-        case 0:
-            return "today"
-        case 1:
-            return "tomorrow"
-        case -1:
-            return "yesterday"
-        case _:
-            return f"in {days} days" if days > 0 else f"{-days} days ago"
-
-
-def count_things(number: int, one: str, many: str = "") -> str:
-    """1 parcel, 2,000 parcels; `many` where an s is not enough."""
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
-
-
-def _needs_of_all(book: Book, new_files: Sequence[str]) -> list[str]:
-    """What needs a person beside what the campaigns in force need."""
-    by_file = Counter(mistake.file for mistake in book.mistakes)
-    needs = [
-        f"`{file}` has {count_things(number, 'mistake')} and takes no effect until it is corrected."
-        for file, number in sorted(by_file.items())
-    ]
-    if not (book.standings or by_file or new_files):
-        needs.append(
-            "There is no campaign yet. Copy `campaign.example.yaml`, change what is yours, and "
-            "put it into the container `config`: within a minute it takes effect, or its mistakes "
-            "stand here by line."
+    touch.delivered += parcel.delivered_count
+    if parcel.canary and parcel.state is not State.CLOSED:
+        marked = counted.marked.get(key, _Marked())
+        recipients = parcel.count - parcel.left_out_count
+        counted.marked[key] = _Marked(
+            marked.recipients + recipients,
+            marked.sent + (recipients if parcel.state not in _TO_BE_SENT else 0),
+            marked.delivered + parcel.delivered_count,
         )
-    return needs
 
 
-def _tell_pauses(campaign: str, control: ControlRow) -> list[str]:
-    """Each pause of the channel, since when, and how it ends."""
-    return [
-        f"{_as_sentence(pause.text)} Paused since {pause.since:%Y-%m-%d %H:%M} UTC: "
-        + (
-            "one parcel is let through every so often, and the first to be accepted ends it."
-            if reason == "setup"
-            else f"`nudge resume {campaign}` ends it."
-        )
-        for reason, pause in control.pauses.items()
-    ]
-
-
-def _tell_mistakes(standing: Standing) -> list[str]:
-    if not standing.mistakes:
-        return []
-    files = ", ".join(f"`{file}`" for file in sorted({one.file for one in standing.mistakes}))
-    number = count_things(len(standing.mistakes), "mistake")
-    return [f"{files}: {number}. Version {standing.version} stays in force until it is corrected."]
-
-
-def _tell_abandoned(newest: Sweep | None) -> list[str]:
-    if newest is None or newest.state != "abandoned":
-        return []
-    reason = _as_sentence(newest.reason)
-    return [f"Sweep {newest.number} was abandoned: {reason} The next one {NEXT_SWEEP}."]
-
-
-def _tell_lost(touches: Sequence[TouchStatus]) -> list[str]:
-    """Who may have had nothing of the last touch that has opened; of an earlier one nothing can be
-    made good any more."""
-    opened = [touch for touch in touches if touch.place in ("over", "under way")]
-    lost = [
-        f"{count_things(number, 'person', 'people')} in parcels that {why}"
-        for name, why in _LOST_BECAUSE.items()
-        if opened and (number := opened[-1].people.get(name, 0))
-    ]
-    if not lost:
-        return []
-    return [
-        f"`{opened[-1].touch}` has {', '.join(lost)}. `nudge status --unreached` lists who is "
-        "still to be reached."
-    ]
-
-
-def _headline(
-    standing: Standing,
-    now: CampaignTime,
-    needs: Sequence[str],
-    passing: Sequence[str],
-    newest: Sweep | None,
-    touches: Sequence[TouchStatus],
-) -> str:
-    """One sentence: what the campaign needs, or that all is well and what comes next."""
-    if needs:
-        more = len(needs) - 1
-        return f"Needs you: {needs[0]}" + (f" And {more} more, below." if more else "")
-    if now >= standing.schedule.ends:
-        return "Over: nobody is written to any more."
-    if passing:
-        if newest is None:
-            return f"Nothing to do: the first sweep {NEXT_SWEEP}."
-        if newest.state == "open":
-            return f"Nothing to do: sweep {newest.number} is reading the directory."
-        return f"Nothing to do. {passing[0]}"
-    mode = standing.campaign.sending.mode
-    if mode == "dry-run":
-        return (
-            "Dry run: everything is counted, and nothing is sent until `sending.mode` says `trial` "
-            "or `live`."
-        )
-    well = "All is well" if mode == "live" else "All is well with the trial"
-    return f"{well}: {_outlook(standing, now, touches)}."
-
-
-def _outlook(standing: Standing, now: CampaignTime, touches: Sequence[TouchStatus]) -> str:
-    """What the touch under way has come to, and when the next one opens."""
-    zone = standing.campaign.zone
-    told: list[str] = []
-    for touch in touches:
-        if touch.place == "under way":
-            reached = f"`{touch.touch}` has reached {touch.people.get('accepted', 0):,} people"
-            due = touch.people.get("planned", 0) + touch.people.get("claimed", 0)
-            told.append(f"{reached}, and {due:,} more are due" if due else reached)
-        elif touch.place == "next" and touch.opening:
-            day = touch.opening.astimezone(zone).date()
-            days = format_days((day - now.astimezone(zone).date()).days)
-            opening = format_moment(touch.opening, zone)
-            told.append(f"`{touch.touch}` opens on {opening} ({zone.key}), {days}")
-            break
-    else:
-        told.append("no touch follows")
-    return "; ".join(told)
-
-
-def _as_sentence(text: str) -> str:
-    """A text that came from elsewhere, with its full stop."""
-    return text if text.endswith((".", "!", "?")) else f"{text}."
-
-
-_LOST = frozenset({"expired", "failed", "cancelled"})
-"""Reasons of closed rows whose people stay unreached until a later row has them."""
-
-
-def _why_unreached(parcel: Parcel, index: int) -> str | None:
-    if has_bit(parcel.left_out, index):
-        return None
-    if has_bit(parcel.refused, index):
-        return "the address was refused"
-    if parcel.state is State.CLOSED:
-        return parcel.reason if parcel.reason in _LOST else None
-    if parcel.state is State.AMBIGUOUS:
-        return "no clear answer"
-    return None
+def _judge_canary(
+    canary: Canary, touch: TouchStatus, marked: _Marked, control: ControlRow
+) -> CanaryStatus:
+    result = CanaryResult.WAITING
+    if control.canaries.get(touch.touch) == PASSED:
+        result = CanaryResult.PASSED
+    elif "canary" in control.pauses and touch.touch in control.pauses["canary"].of:
+        result = CanaryResult.FAILED
+    return CanaryStatus(
+        result=result,
+        recipients=marked.recipients,
+        sent=marked.sent,
+        delivered=marked.delivered,
+        # Rounded, since 0.55 * 100 is a little more than 55.
+        needed=math.ceil(round(canary.delivered * marked.recipients, 6)),
+    )

@@ -13,7 +13,12 @@ from markupsafe import Markup, escape
 
 from shared.messages.pages import fill_page
 from shared.stores.sweeps import MOST_RUNS
-from shared.workflows.status import NEXT_SWEEP, format_days, format_moment
+from shared.workflows.status_words import (
+    NEXT_SWEEP,
+    format_days,
+    format_moment,
+    name_channel,
+)
 
 if TYPE_CHECKING:
     from shared.rules.guards import ShardCounts
@@ -32,7 +37,7 @@ _WHERE = {
     "ambiguous": "were sent, and the provider's answer was unclear: not decided yet",
     "final": "were sent, and it stayed unclear whether they arrived: not sent again",
     "rejected": "were refused, every recipient of them",
-    "refused": "are people whose address the provider refused",
+    "refused": "are people whose address was refused, or whose mail came back",
     "left out": "are people who had registered or opted out before it left",
     "expired": "could not leave in their time",
     "failed": "were kept from leaving by a fault of our own",
@@ -69,6 +74,7 @@ def render_status(status: Status) -> str:
         deadline=_deadline,
         day=_day,
         days=format_days,
+        by=name_channel,
         window=_window,
         how_far=_how_far,
         source=_source,

@@ -28,9 +28,10 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         typed_rows: of each list, read by typed models: half before the sweep, half after it.
         throttled: alumni and others.
-        alumni: of whom three in eight are due a mail.
+        recipients: of a wave.
         sample: people who are sent to in the way of the samples.
-        counted: alumni of the run whose operations are counted.
+        best: people who are sent to one by one, as well as that can be done.
+        alumni: of whom three in eight are due a mail, while others of them confirm.
         starts: fresh processes for each kind of first request.
         requests: of each kind to a process that is warm.
         confirming: people who press the button while a wave goes out, and as many before it.
@@ -42,9 +43,10 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     typed_rows: int = 5_000
     planned: tuple[int, ...] = (10_000, 100_000, 300_000)
     throttled: tuple[int, int] = (60_000, 20_000)
-    alumni: int = 53_000
+    recipients: int = 100_000
     sample: int = 400
-    counted: int = 300_000
+    best: int = 1_000
+    alumni: int = 53_000
     imports: int = 5
     starts: int = 10
     requests: int = 300
@@ -58,9 +60,10 @@ QUICK = Sizes(
     typed_rows=2_000,
     planned=(2_000, 10_000, 30_000),
     throttled=(6_000, 2_000),
-    alumni=10_000,
+    recipients=20_000,
     sample=100,
-    counted=20_000,
+    best=300,
+    alumni=10_000,
     imports=2,
     starts=2,
     requests=50,
@@ -73,9 +76,8 @@ BENCHMARKS: dict[str, Callable[[Bed, Sizes], Awaitable[list[Line]]]] = {
     "start": lambda bed, sizes: start.measure(sizes.imports),
     "sweep": lambda bed, sizes: sweep.measure(bed, sizes.accounts, sizes.typed_rows),
     "planning": lambda bed, sizes: planning.measure(bed, sizes.planned),
-    "dispatch": lambda bed, sizes: dispatch.measure(bed, sizes.alumni, sizes.sample),
-    "operations": lambda bed, sizes: dispatch.count_operations(
-        bed, sizes.counted, sizes.sample // 4
+    "dispatch": lambda bed, sizes: dispatch.measure(
+        bed, sizes.recipients, sizes.sample, sizes.best
     ),
     "done": lambda bed, sizes: done.measure(bed, sizes.starts, sizes.requests),
     "crowd": lambda bed, sizes: crowd.measure(bed, sizes.alumni, sizes.confirming),

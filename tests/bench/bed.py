@@ -18,11 +18,14 @@ from local.azurite import Azurite
 from local.host import read_host_file
 from local.parts import ROOT, running_part
 from shared.clock import PretendedClock, write_clock_file
+from shared.rules.parcels import Channel
 from shared.settings import read_settings
 from shared.stores.names import NAMES
 from shared.stores.queues import HandOut, PlanShard, ReadPages, decode_message
 from shared.workflows.sweep import ReportPace, SweepWorkflow
 from tests.world import FORTNIGHT, World, environment_of
+
+_HOST = read_host_file(ROOT).extensions.queues
 
 NOWHERE = "http://127.0.0.1:9"
 """Where a service is named that a benchmark does not ask."""
@@ -64,40 +67,54 @@ class Bench(World):
 
         await self.take(self.app.account.queue(NAMES.queues.plan), plan)
 
-    async def send(self) -> None:
+    async def send(self, channel: Channel = "email") -> None:
         await self.take(
-            self.app.account.queue(NAMES.queues.email),
+            self.app.account.queue(getattr(NAMES.queues, channel)),
             lambda body: self.app.dispatch.send(decode_message(body, HandOut)),
         )
 
     async def take(self, queue: QueueClient, work: Callable[[bytes], Awaitable[None]]) -> None:
-        """Work on a queue until nothing is visible on it, with host.json's batches and
-        concurrency."""
-        options = read_host_file(ROOT).extensions.queues
-        under_way: set[asyncio.Task[None]] = set()
+        self.empty_polls += await take_all(queue, work)
 
-        async def take_one(message_id: str, receipt: str | None, body: bytes) -> None:
-            await work(body)
-            await queue.delete_message(message_id, receipt)
 
-        while True:
-            found = False
-            if len(under_way) <= options.threshold:
-                async for message in queue.receive_messages(
-                    messages_per_page=options.batch_size,
-                    max_messages=options.batch_size,
-                    visibility_timeout=600,
-                ):
-                    found = True
-                    one = take_one(message.id, message.pop_receipt, message.content)
-                    under_way.add(asyncio.create_task(one))
-                self.empty_polls += not found
-            if not under_way:
-                return
-            if not found or len(under_way) > options.threshold:
-                done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
+async def take_all(
+    queue: QueueClient,
+    work: Callable[[bytes], Awaitable[None]],
+    *,
+    batch: int = _HOST.batch_size,
+    threshold: int = _HOST.threshold,
+) -> int:
+    """Work on a queue until nothing is visible on it, as the Functions host does.
+
+    Args:
+        batch, threshold: so many messages are taken at once, when no more than so many are under
+            way; those of host.json by default.
+
+    Returns how often it was looked for messages, and there were none.
+    """
+    under_way: set[asyncio.Task[None]] = set()
+    empty_polls = 0
+
+    async def take_one(message_id: str, receipt: str | None, body: bytes) -> None:
+        await work(body)
+        await queue.delete_message(message_id, receipt)
+
+    while True:
+        found = False
+        if len(under_way) <= threshold:
+            async for message in queue.receive_messages(
+                messages_per_page=batch, max_messages=batch, visibility_timeout=600
+            ):
+                found = True
+                one = take_one(message.id, message.pop_receipt, message.content)
+                under_way.add(asyncio.create_task(one))
+            empty_polls += not found
+        if not under_way:
+            return empty_polls
+        if not found or len(under_way) > threshold:
+            done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
 
 
 class Bed:
@@ -118,6 +135,7 @@ class Bed:
         tenant: tuple[int, int] | None = None,
         inbox: bool = False,
         campaign: str | None = None,
+        **settings: str,
     ) -> AsyncGenerator[Bench]:
         """A product on fresh storage, fourteen days before the example's deadline.
 
@@ -125,11 +143,13 @@ class Bed:
             tenant: alumni and others of a tenant without throttling; None for no tenant.
             inbox: whether there is one.
             campaign: the text of the campaign file; the example, live, where None.
+            settings: of the app, beside those that it needs.
         """
         clock_file = self.scratch / "clock.json"
         write_clock_file(clock_file, FORTNIGHT)
         async with contextlib.AsyncExitStack() as stack:
             environment = environment_of(next(self._accounts), NOWHERE, NOWHERE, clock_file)
+            environment |= settings
             if tenant:
                 arguments = [
                     *("--alumni", str(tenant[0]), "--others", str(tenant[1])),
@@ -141,7 +161,7 @@ class Bed:
             if inbox:
                 arguments = ["--clock-file", str(clock_file)]
                 part = await stack.enter_async_context(running_part("local.inbox", arguments))
-                environment["SENDGRID_BASE_URL"] = part.url
+                environment |= {"SENDGRID_BASE_URL": part.url, "TWILIO_BASE_URL": part.url}
             clock = CountingClock(clock_file)
             app = _without_pace(build_app(read_settings(environment), clock))
             stack.push_async_callback(app.close)

@@ -11,6 +11,7 @@ class Latencies:
 
     def __init__(self, seconds: Iterable[float]) -> None:
         found = list(seconds)
+        self.count = len(found)
         self.p50 = median(found)
         self.p95 = quantiles(found, n=20, method="inclusive")[-1]
 

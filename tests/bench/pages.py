@@ -15,10 +15,15 @@ from tests.bench.bed import Bench
 from tests.world import FORTNIGHT, NAME
 
 _ROSTER_PAGE, _REPORT_PAGE = 999, 1000
+_NOTHING = pack_registration(ReportRow("", False, False, ()))
 
 
-async def write_sweep(bench: Bench, alumni: int) -> list[PlanShard]:
-    """Commit a sweep of so many alumni. Returns the messages that ask for its planning."""
+async def write_sweep(bench: Bench, alumni: int, *, early: bool = False) -> list[PlanShard]:
+    """Commit a sweep of so many alumni. Returns the messages that ask for its planning.
+
+    Args:
+        early: nobody has registered yet, so that nine of ten are due a mail.
+    """
     app = bench.app
     standing = (await app.book.refresh(accept=True)).standings[NAME]
     deadline = standing.campaign.deadline_at
@@ -37,7 +42,11 @@ async def write_sweep(bench: Bench, alumni: int) -> list[PlanShard]:
     pages[report.name] = _count(alumni, _REPORT_PAGE)
     for number, people in enumerate(batched(_people(roster), _REPORT_PAGE, strict=False)):
         link = None if number + 1 == pages[report.name] else "more"
-        rows = [(_id(person), _code(person)) for person in people if person.reported]
+        rows = [
+            (_id(person), _NOTHING if early else _code(person))
+            for person in people
+            if person.reported
+        ]
         await app.stores.pages.write_report(prefix, number, rows, link, 0)
     assert await app.stores.sweeps.commit(sweep, pages)
     return [PlanShard(NAME, shard, sweep.number, standing.version) for shard in range(16)]

@@ -8,11 +8,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import sys
-from pathlib import Path
 
 import msgspec
 
@@ -20,32 +18,21 @@ from functions.wiring import build_app
 from shared.clock import monotonic
 from shared.settings import read_settings
 from shared.stores.queues import PlanShard
+from tests.bench import resident
 
 
 async def plan_all(messages: list[PlanShard]) -> dict[str, float]:
     """Bytes are of resident memory: before, and the most while it planned."""
     app = build_app(read_settings(os.environ))
     try:
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts from here
-        base = _memory("VmRSS")
-        began = monotonic()
+        base, began = resident.begin(), monotonic()
         # As the host would: all at once, and the process plans one at a time.
         async with asyncio.TaskGroup() as group:
             for message in messages:
                 group.create_task(app.plans.plan(message))
-        seconds = monotonic() - began
-        return {"seconds": seconds, "base": base, "peak": _memory("VmHWM")}
+        return {"seconds": monotonic() - began, "base": base, "peak": resident.most()}
     finally:
         await app.close()
-
-
-def _memory(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key == name:
-            return int(value.split()[0]) * 1024
-    raise LookupError(name)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ READERS = {
     "read_pages": NAMES.queues.sweep,
     "plan_shards": NAMES.queues.plan,
     "send_email": NAMES.queues.email,
+    "send_sms": NAMES.queues.sms,
+    "settle_receipts": NAMES.queues.receipts,
 }
 READ, PERSONAL = ["GET", "HEAD"], ["GET", "HEAD", "POST"]
 ROUTES: dict[str, tuple[str, list[str], str]] = {
@@ -46,6 +48,8 @@ ROUTES: dict[str, tuple[str, list[str], str]] = {
     "show_style": ("assets/page.css", READ, "ANONYMOUS"),
     "show_status": ("status", ["GET"], "FUNCTION"),
     "receive_completions": ("callbacks/completions", ["POST"], "FUNCTION"),
+    "receive_sendgrid": ("callbacks/sendgrid", ["POST"], "ANONYMOUS"),
+    "receive_twilio": ("callbacks/twilio", ["POST"], "ANONYMOUS"),
 }
 
 NOT_OURS = {
@@ -110,7 +114,7 @@ async def test_each_queue_has_a_reader_and_a_poison_function(worker: WorkerProce
 async def test_every_queue_that_is_written_is_one_of_them() -> None:
     assert sorted(READERS.values()) == sorted(QUEUES)
     written = {name.removeprefix("put_") for name in vars(Queues) if name.startswith("put_")}
-    assert written - {"poison"} == {"read", "plan", "email"}
+    assert written - {"poison"} == {"read", "plan", "hand_out", "receipts"}
 
 
 @pytest.mark.parametrize("name", ROUTES)

@@ -19,6 +19,9 @@ from tests.world import EXAMPLE
         (("local", "--alumni", "-1"), "must be a whole number"),
         (("local", "--port", "http"), "must be a port"),
         (("pause",), "campaign"),
+        (("pause", "hku-alumni-2027", "--channel", "fax"), "invalid choice: 'fax'"),
+        (("plan",), "--now"),
+        (("person",), "id"),
     ],
 )
 async def test_words_that_are_off(words: tuple[str, ...], says: str) -> None:
@@ -31,7 +34,7 @@ async def test_words_that_are_off(words: tuple[str, ...], says: str) -> None:
 async def test_help_names_each_command() -> None:
     code, out, _ = await run_nudge("--help")
     assert code == 0
-    for command in ("local", "status", "pause", "resume"):
+    for command in ("local", "status", "poison", "person", "pause", "resume", "plan"):
         assert f"    {command} " in out
 
 

@@ -6,14 +6,11 @@ The tests tell one story, in their order: the clock only goes on.
 from __future__ import annotations
 
 import asyncio
-import html
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -22,74 +19,22 @@ import pytest
 import pytest_asyncio
 
 from local.home import running_home
-from local.inbox import Mail, read_messages, running_inbox
+from local.inbox import running_inbox
 from local.moves import next_day
 from local.pages import Pages
 from local.person import Account, Story
-from local.system import LocalSystem, Options, running_system
+from local.system import Options, running_system
 from local.tenant import Options as TenantOptions
 from local.tenant import running_tenant
 from local.watch import Watcher
 from shared.clock import CampaignTime
+from tests.local.reading import Browser
 from tests.own_task import in_a_task_of_its_own
 from tests.world import EXAMPLE, NAME
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A page as its reader has it; `text` without markup, its white space made one."""
-
-    status: int
-    url: str
-    headers: dict[str, str]
-    body: str
-
-    @property
-    def text(self) -> str:
-        return " ".join(html.unescape(re.sub(r"<[^>]*>", "", self.body)).split())
-
-
-@dataclass(frozen=True)
-class Browser:
-    """Somebody at the home page of a system."""
-
-    system: LocalSystem
-    home: str
-    http: aiohttp.ClientSession
-
-    async def get(self, path: str, **headers: str) -> Answer:
-        return await self._ask("GET", path, headers=headers)
-
-    async def press(self, path: str, form: dict[str, str] | None = None, **headers: str) -> Answer:
-        """Send a form; the answer is that of the page which the browser is led to."""
-        return await self._ask("POST", path, data=form or {}, headers=headers)
-
-    async def _ask(self, method: str, path: str, **what: Any) -> Answer:
-        async with self.http.request(method, f"{self.home}{path}", **what) as answer:
-            headers = dict(answer.headers)
-            return Answer(answer.status, str(answer.url.relative()), headers, await answer.text())
-
-    async def mails(self) -> list[Mail]:
-        """All that have come, oldest first."""
-        assert self.system.inbox_url
-        return (await read_messages(self.http, self.system.inbox_url, limit=10_000)).messages
-
-    async def person_of(self, mail: int) -> str:
-        """The path of the page of whoever a mail went to."""
-        page = await self.get(f"/mails/{mail}/reader")
-        assert page.status == 200
-        return page.url
-
-    async def file_text(self) -> str:
-        """What stands in the text field of the campaign file."""
-        page = await self.get("/campaign")
-        found = re.search(r"<textarea[^>]*>\n(.*)</textarea>", page.body, re.DOTALL)
-        assert found
-        return html.unescape(found[1])
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -7,6 +7,7 @@ and read what the app wrote down.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import itertools
 import json
@@ -312,7 +313,7 @@ async def test_status_tells_the_worker(host: RunningHost, web: aiohttp.ClientSes
     async with web.get("/admin/host/status", headers=_master(host)) as answer:
         status = await answer.json()
     assert status["worker"] == "1.3.0"
-    assert len(status["functions"]) == host.ready["functions"] == 11
+    assert len(status["functions"]) == host.ready["functions"] == 12
 
 
 # --- timers
@@ -394,6 +395,23 @@ async def test_sigterm_lets_functions_end_and_takes_no_more(
         assert await host.process.wait() == 0
         assert host.records(name="last", event="ended")
         assert not host.records(name="late")
+        # What was worked on is done with; what was not is there for the next host at once.
+        left = [
+            json.loads(base64.b64decode(one.content))["name"]
+            async for one in work.receive_messages()
+        ]
+        assert left == ["late"]
+
+
+async def test_sigterm_lets_a_request_end(own_storage: str, tmp_path: Path) -> None:
+    async with running_host(own_storage, tmp_path) as host, aiohttp.ClientSession() as web:
+        asking = asyncio.create_task(web.get(f"{host.url}/slow"))
+        await host.recorded(function="slow")
+        host.process.terminate()
+        async with await asking as answer:
+            assert (answer.status, await answer.text()) == (200, "at last")
+        async with asyncio.timeout(5):
+            assert await host.process.wait() == 0
 
 
 async def test_grace_is_limited(own_storage: str, tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ EXAMPLE = Path(__file__).parents[2] / "campaign.example.yaml"
 @pytest.fixture(scope="session")
 def campaign() -> Campaign:
     allowed = Allowed(
-        senders=frozenset({"no-reply@its.hku.hk"}), link_hosts=frozenset({"its.hku.hk"}), local=True
+        senders=frozenset({"no-reply@its.hku.hk"}),
+        link_hosts=frozenset({"its.hku.hk"}),
+        local=True,
+        channels=frozenset({"email", "sms"}),
     )
     return parse_campaign(EXAMPLE.read_text(), file=EXAMPLE.name, allowed=allowed)

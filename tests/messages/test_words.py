@@ -10,7 +10,7 @@ import pytest
 from shared.messages.catalogue import GENERAL, MESSAGES, PAGES, REGISTRATION
 from shared.messages.lines import slots_named
 from shared.messages.rendering import PERSONAL
-from shared.messages.slots import campaign_slots
+from shared.messages.slots import campaign_slots, sms_slots
 from shared.messages.words import LANGUAGES, load_words
 from shared.rules.campaign import Campaign
 
@@ -26,6 +26,7 @@ def test_a_language_has_all_that_the_catalogue_names_and_nothing_else(language: 
     assert set(words.key_facts) == {REGISTRATION.name, GENERAL.name}
     assert set(words.sections) == {*REGISTRATION.sections, *GENERAL.sections}
     assert set(words.pages) == set(PAGES)
+    assert set(words.sms.messages) == set(MESSAGES)
     for guide in (REGISTRATION, GENERAL):
         assert set(guide.next_steps) <= set(guide.sections)
 
@@ -41,6 +42,22 @@ def test_every_line_names_slots_that_there_are(campaign: Campaign, language: str
     for page in words.pages.values():
         assert not slots_in([page.title, page.button])
         assert any(not slots_in([line]) for line in page.text)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_sms_says_who_writes_what_date_counts_and_what_to_look_for(
+    campaign: Campaign, language: str
+) -> None:
+    words = load_words(language)
+    with_words = campaign.institution.model_copy(update={"look_for": {"en": "MFA"}})
+    texting = campaign.model_copy(update={"institution": with_words})
+    slots = set(sms_slots(texting, words, language))
+    for lengths in words.sms.messages.values():
+        assert lengths
+        for line in lengths:
+            named = slots_in([line])
+            assert named <= slots
+            assert {"institution", "look_for"} < named
 
 
 def slots_in(words: object) -> set[str]:

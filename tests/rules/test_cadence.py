@@ -19,7 +19,9 @@ from shared.rules.campaign import Allowed, Campaign, Sending, Step, Window, pars
 EXAMPLE = parse_campaign(
     (Path(__file__).parents[2] / "campaign.example.yaml").read_text(),
     file="campaign.example.yaml",
-    allowed=Allowed(senders=frozenset(), link_hosts=frozenset(), local=True),
+    allowed=Allowed(
+        senders=frozenset(), link_hosts=frozenset(), local=True, channels=frozenset({"email"})
+    ),
 )
 """Deadline Wednesday 31 March 2027 in Hong Kong; Monday to Friday, 09:00 to 18:00; gap 20 h."""
 

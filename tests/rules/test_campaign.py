@@ -24,25 +24,47 @@ from shared.rules.campaign import (
     Allowed,
     Campaign,
     CampaignMistakes,
+    Canary,
     Contact,
+    Guards,
     MessageName,
     Mistake,
+    Sending,
+    WarmUp,
     campaign_schema,
     missing_touches,
+    not_allowed,
     parse_campaign,
 )
 from shared.rules.contact import EMAIL_FIELDS
+from shared.rules.parcels import CHANNELS
 from shared.rules.yaml_lines import MAX_CHARACTERS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "campaign.example.yaml").read_text()
 SCHEMA_FILE = ROOT / "campaign.schema.json"
 
-LOCAL = Allowed(senders=frozenset(), link_hosts=frozenset(), local=True)
+LOCAL = Allowed(
+    senders=frozenset(), link_hosts=frozenset(), local=True, channels=frozenset(CHANNELS)
+)
 AZURE = Allowed(
-    senders=frozenset({"its.hku.hk"}), link_hosts=frozenset({"its.hku.hk"}), local=False
+    senders=frozenset({"its.hku.hk"}),
+    link_hosts=frozenset({"its.hku.hk"}),
+    local=False,
+    channels=frozenset({"email"}),
 )
 REAL_GROUP = "00000000-0000-0000-0000-000000000000", "5f0c6a2e-8f43-4d1b-9a57-2f5f3c1d7e90"
+
+
+# Keys that stand in the example's comments.
+WARM_UP = "# warm_up: {start: 500, growth: 1.5}"
+DOMAINS = "# max_per_domain_per_hour: {gmail.com: 2000}"
+CANARY = "# canary: {recipients: 50, delivered: 0.8}"
+SEEDS = "# seed_addresses: [ithelp@hku.hk]"
+GUARDS = "# guards: {ambiguous: 0.02, bounces: 0.05}"
+PER_DAY = "# max_per_day: {email: 100000, sms: 20000}"
+SHORT_NAME = "# short_name: {en: HKU}"
+LOOK_FOR = "# look_for: {en: MFA pre-registration for alumni}"
 
 
 def parse(text: str, allowed: Allowed = LOCAL, had: frozenset[str] = frozenset()) -> Campaign:
@@ -82,7 +104,7 @@ def test_the_example_says_what_the_design_says() -> None:
     assert campaign.sending.mode == "dry-run"
     assert campaign.sending.window.days == (0, 1, 2, 3, 4)
     assert (campaign.sending.min_gap_hours, campaign.sending.parcel_size) == (20, 500)
-    assert campaign.sending.max_per_hour == {}
+    assert campaign.sending == Sending()  # whatever else its comments show
     assert [(step.touch, step.days_before, step.days_after) for step in campaign.cadence] == [
         ("announce", 60, None),
         ("month", 30, None),
@@ -93,9 +115,26 @@ def test_the_example_says_what_the_design_says() -> None:
     ]
 
 
-def test_the_examples_commented_key_is_one() -> None:
-    campaign = parse(changed(("# max_per_hour: {email: 20000}", "max_per_hour: {email: 20000}")))
-    assert campaign.sending.max_per_hour.get("email") == 20000
+def test_the_keys_in_the_examples_comments_are_keys() -> None:
+    text, uncommented = re.subn(r"# (?=[a-z_]+: [\[{])", "", EXAMPLE)
+    campaign = parse(text)
+    institution, sending = campaign.institution, campaign.sending
+    assert uncommented == 9
+    assert institution.look_for == {"en": "MFA pre-registration for alumni"}
+    assert institution.short_name == {"en": "HKU"}
+    assert sending.max_per_hour == {"email": 20000}
+    assert sending.max_per_day == {"email": 100000, "sms": 20000}
+    assert sending.warm_up == WarmUp(start=500, growth=1.5)
+    assert sending.max_per_domain_per_hour == {"gmail.com": 2000}
+    assert sending.canary == Canary(recipients=50, delivered=0.8)
+    assert sending.seed_addresses == ("ithelp@hku.hk",)
+    assert sending.guards == Guards(ambiguous=0.02, bounces=0.05)
+
+
+def test_a_region_is_where_numbers_are_at_home() -> None:
+    assert parse(EXAMPLE).contact.default_region is None
+    text = changed(("sms: [mobilePhone]}", "sms: [mobilePhone], default_region: GB}"))
+    assert parse(text).contact.default_region == "GB"
 
 
 def test_the_examples_first_line_leads_editors_to_the_schema() -> None:
@@ -144,7 +183,9 @@ SAME: list[tuple[str, str, str]] = [
     ("quotes", "campaign: hku-alumni-2027", "campaign: 'hku-alumni-2027'"),
     ("another form of list", "administrators: [ithelp@hku.hk]", "administrators:\n- ithelp@hku.hk"),
     ("a domain in capitals", "administrators: [ithelp@hku.hk]", "administrators: [ithelp@HKU.hk]"),
-    ("twice the same", "[ithelp@hku.hk]", "[ithelp@hku.hk, ithelp@hku.hk]"),
+    ("twice the same", "administrators: [ithelp", "administrators: [ithelp@hku.hk, ithelp"),
+    ("the default guards", GUARDS, "guards: {}"),
+    ("limits of nothing", PER_DAY, "max_per_day: {}"),
     ("a comment", "sending:\n", "sending: # soon\n"),
     ("line ends of Windows", "\n", "\r\n"),
     ("a mark of byte order", "# yaml-language-server", "\ufeff# yaml-language-server"),
@@ -180,18 +221,44 @@ def test_the_order_of_keys_languages_and_accounts_means_nothing() -> None:
     assert list(parse(one + last).institution.name) == ["en", "zh-Hant"]
 
 
+@pytest.mark.invariant(7)
+def test_spelling_and_order_of_the_pace_mean_nothing() -> None:
+    one = changed(
+        (WARM_UP, "warm_up: {start: 500, growth: 2}"),
+        (PER_DAY, "max_per_day: {email: 7, sms: 9}"),
+        (DOMAINS, "max_per_domain_per_hour: {gmail.com: 1, xn--mller-kva.example: 2}"),
+        (CANARY, "canary: {recipients: 50, delivered: 0.8}"),
+        (SEEDS, "seed_addresses: [b@hku.hk, A@hku.hk]"),
+    )
+    other = changed(
+        (WARM_UP, "warm_up: {growth: 2.00}"),
+        (PER_DAY, "max_per_day: {sms: 9, email: 7}"),
+        (DOMAINS, "max_per_domain_per_hour: {Müller.example: 2, GMail.com: 1}"),
+        (CANARY, "canary: {delivered: .80}"),
+        (SEEDS, "seed_addresses: [A@HKU.hk, b@hku.hk]"),
+    )
+    assert parse(one) == parse(other)
+    assert hash(parse(one)) == hash(parse(other))
+
+
 DIFFERENT: list[tuple[str, str]] = [
     ("deadline: 2027-03-31", "deadline: 2027-03-30"),
     ("email: [otherMails, mail]", "email: [mail, otherMails]"),
     ("mode: dry-run", "mode: live"),
     ("password_name: {en: Portal PIN}", "password_name: {en: Portal pin}"),
     ("days_before: 14", "days_before: 13"),
+    ("sms: [mobilePhone]}", "sms: [mobilePhone], default_region: HK}"),
+    (SHORT_NAME, "short_name: {en: HKU}"),
+    (WARM_UP, "warm_up: {}"),
+    (CANARY, "canary: {}"),
+    (GUARDS, "guards: {ambiguous: 1}"),
+    (DOMAINS, "max_per_domain_per_hour: {gmail.com: 1}"),
 ]
 
 
 @pytest.mark.parametrize(("old", "new"), DIFFERENT)
 def test_what_means_something_else_is_another_campaign(old: str, new: str) -> None:
-    allowed = Allowed(AZURE.senders, AZURE.link_hosts, local=True)
+    allowed = Allowed(AZURE.senders, AZURE.link_hosts, local=True, channels=AZURE.channels)
     assert parse(changed((old, new)), allowed) != parse(EXAMPLE, allowed)
 
 
@@ -247,7 +314,7 @@ MISTAKES: dict[str, Case] = {
     ),
     "a key twice further in": Case(
         "  guests: false", "  exclude: []",
-        "`exclude` stands on line 41 already", "keep one of the two",
+        "`exclude` stands on line 45 already", "keep one of the two",
     ),
     "a key with nothing after it": Case(
         "done_when: registered", "done_when:",
@@ -428,6 +495,132 @@ MISTAKES: dict[str, Case] = {
         "campaign: hku-alumni-2027", "campaign: !secret hku-alumni-2027",
         "the tag `!secret` means nothing here", "remove it",
     ),
+    # pace
+    "a limit of a channel of no kind": Case(
+        PER_DAY, "max_per_day: {letters: 10}",
+        "`sending.max_per_day` cannot be `letters`", "choose 'email' or 'sms'",
+    ),
+    "none a day": Case(
+        PER_DAY, "max_per_day: {sms: 0}",
+        "`sending.max_per_day` must be at least 1", "write it like `max_per_day: {email: 100000}`",
+    ),
+    "a warm-up from nothing": Case(
+        WARM_UP, "warm_up: {start: 0}",
+        "`sending.warm_up.start` must be at least 1", "write it like `start: 500`",
+    ),
+    "a warm-up that cools": Case(
+        WARM_UP, "warm_up: {growth: 0.9}",
+        "`sending.warm_up.growth` must be at least 1", "write it like `growth: 1.5`",
+    ),
+    "a warm-up backwards": Case(
+        WARM_UP, "warm_up: {growth: -2}",
+        "`sending.warm_up.growth` must be at least 1", "write it like `growth: 1.5`",
+    ),
+    "a warm-up that explodes": Case(
+        WARM_UP, "warm_up: {growth: 10.5}",
+        "`sending.warm_up.growth` must be at most 10", "write it like `growth: 1.5`",
+    ),
+    "a decimal comma": Case(
+        WARM_UP, 'warm_up: {growth: "1,5"}',
+        "`sending.warm_up.growth` must be a number", "write it like `growth: 1.5`",
+    ),
+    "no number at all": Case(
+        WARM_UP, "warm_up: {growth: .inf}",
+        "`sending.warm_up.growth` must be a number", "write it like `growth: 1.5`",
+    ),
+    "a yes for a number": Case(
+        WARM_UP, "warm_up: {growth: true}",
+        "`sending.warm_up.growth` must be a number", "write it like `growth: 1.5`",
+    ),
+    "a warm-up by channel": Case(
+        WARM_UP, "warm_up: {email: 500}",
+        "`email` is not a key of `sending.warm_up`", "it belongs under ",
+    ),
+    "an address for a domain": Case(
+        DOMAINS, "max_per_domain_per_hour: {person@gmail.com: 2000}",
+        "`sending.max_per_domain_per_hour` holds something that is not a mail domain",
+        "write it like `max_per_domain_per_hour: {gmail.com: 2000}`",
+    ),
+    "a pattern for a domain": Case(
+        DOMAINS, 'max_per_domain_per_hour: {"*.hku.hk": 2000}',
+        "`sending.max_per_domain_per_hour` holds something that is not a mail domain",
+        "write it like `max_per_domain_per_hour: {gmail.com: 2000}`",
+    ),
+    "a domain in two spellings": Case(
+        DOMAINS, "max_per_domain_per_hour: {gmail.com: 2000, Gmail.com: 3000}",
+        "`sending.max_per_domain_per_hour` names one domain in two spellings", "keep one of them",
+    ),
+    "none an hour for a domain": Case(
+        DOMAINS, "max_per_domain_per_hour: {gmail.com: 0}",
+        "`sending.max_per_domain_per_hour` must be at least 1", "{gmail.com: 2000}",
+    ),
+    "more domains than a limit can watch": Case(
+        DOMAINS,
+        f"max_per_domain_per_hour: {{{', '.join(f'd{n}.example: 9' for n in range(51))}}}",
+        "`sending.max_per_domain_per_hour` has more than 50 entries", "{gmail.com: 2000}",
+    ),
+    "a canary of nobody": Case(
+        CANARY, "canary: {recipients: 0}",
+        "`sending.canary.recipients` must be at least 1", "write it like `recipients: 50`",
+    ),
+    "a canary of everybody": Case(
+        CANARY, "canary: {recipients: 1001}",
+        "`sending.canary.recipients` must be at most 1000", "write it like `recipients: 50`",
+    ),
+    "a canary that passes undelivered": Case(
+        CANARY, "canary: {delivered: 0}",
+        "`sending.canary.delivered` must be more than 0", "write it like `delivered: 0.8`",
+    ),
+    "a share in percent": Case(
+        CANARY, "canary: {delivered: 80}",
+        "`sending.canary.delivered` must be at most 1", "write it like `delivered: 0.8`",
+    ),
+    "a share with its sign": Case(
+        CANARY, "canary: {delivered: 80%}",
+        "`sending.canary.delivered` must be a number", "write it like `delivered: 0.8`",
+    ),
+    "a guard that always strikes": Case(
+        GUARDS, "guards: {bounces: 0}",
+        "`sending.guards.bounces` must be more than 0", "write it like `bounces: 0.05`",
+    ),
+    "a guard beyond all": Case(
+        GUARDS, "guards: {ambiguous: 2}",
+        "`sending.guards.ambiguous` must be at most 1", "write it like `ambiguous: 0.02`",
+    ),
+    "a seed that no mail reaches": Case(
+        SEEDS, "seed_addresses: [person@server.local]",
+        "`sending.seed_addresses` is not an email address", "`seed_addresses: [ithelp@hku.hk]`",
+    ),
+    "a seed twice": Case(
+        SEEDS, "seed_addresses: [ithelp@hku.hk, ITHelp@HKU.hk]",
+        "`sending.seed_addresses` names an address twice", "capitals make no difference",
+    ),
+    "seeds for a campaign of their own": Case(
+        SEEDS, f"seed_addresses: [{', '.join(f'a{number}@hku.hk' for number in range(51))}]",
+        "`sending.seed_addresses` has more than 50 entries", "`seed_addresses: [ithelp@hku.hk]`",
+    ),
+    # SMS
+    "a name that is not short": Case(
+        SHORT_NAME, f"short_name: {{en: {'x' * 31}}}",
+        "`institution.short_name` is longer than 30 characters", "like `short_name: {en: HKU}`",
+    ),
+    "no short name in English": Case(
+        SHORT_NAME, "short_name: {zh-Hant: 港大}",
+        "`institution.short_name` has no `en`", "write it like `short_name: {en: HKU}`",
+    ),
+    "too much to look for": Case(
+        LOOK_FOR, f"look_for: {{en: {'x' * 41}}}",
+        "`institution.look_for` is longer than 40 characters", "write it like `look_for: {en: MFA",
+    ),
+    "a region in small letters": Case(
+        "sms: [mobilePhone]}", "sms: [mobilePhone], default_region: hk}",
+        "`contact.default_region` is not a region that has phone numbers: `hk`", "mean `HK`?",
+    ),
+    "a country code for a region": Case(
+        "sms: [mobilePhone]}", 'sms: [mobilePhone], default_region: "+852"}',
+        "`contact.default_region` is not a region that has phone numbers: `+852`",
+        "write it like `default_region: HK`",
+    ),
     # audience
     "the example's group in Azure": Case(
         "group: 00000000-0000-0000-0000-000000000000",
@@ -453,13 +646,9 @@ MISTAKES: dict[str, Case] = {
         "`cadence.message` cannot be `welcome`",
         "choose 'announce', 'reminder', 'last-call' or 'after'",
     ),
-    "SMS, for now": Case(
-        "message: announce,  channels: [email]", "message: announce,  channels: [email, sms]",
-        "`cadence.channels` names `sms`, and no sender for it is built in", "`channels: [email]`",
-    ),
     "a channel of no kind": Case(
         "message: announce,  channels: [email]", "message: announce,  channels: [fax]",
-        "`cadence.channels` cannot be `fax`", "choose 'email'",
+        "`cadence.channels` cannot be `fax`", "choose 'email' or 'sms'",
     ),
     "no channels": Case(
         "message: announce,  channels: [email]", "message: announce,  channels: []",
@@ -519,6 +708,97 @@ def test_a_mistake_has_its_line_and_what_would_be_right(name: str) -> None:
     assert (mistake.file, mistake.line) == ("hku.yaml", line)
 
 
+BY_SMS = "message: last-call, channels: [email]", "message: last-call, channels: [email, sms]"
+WITH_LOOK_FOR = LOOK_FOR, LOOK_FOR.removeprefix("# ")
+LONG = "An Institution of Thirty-one Ch"
+
+BY_SMS_ONLY_WITH: list[tuple[str, list[tuple[str, str]], Allowed, str, str, str]] = [
+    # why, what else is changed, what is allowed, the line's text, what, fix
+    (
+        "a sender",
+        [REAL_GROUP, WITH_LOOK_FOR],
+        AZURE,
+        "touch: last-call",
+        "the touch `last-call` goes out by SMS, which the app has no sender for",
+        "set TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_FROM, or write `channels: [email]`",
+    ),
+    (
+        "something to look for",
+        [],
+        LOCAL,
+        "institution:",
+        "`institution.look_for` is missing, and the touch `last-call` goes out by SMS",
+        "`look_for: {en: MFA pre-registration for alumni}`",
+    ),
+    (
+        "a number",
+        [WITH_LOOK_FOR, ("sms: [mobilePhone]", "sms: []")],
+        LOCAL,
+        "contact: {",
+        "`contact.sms` is empty, and the touch `last-call` goes out by SMS",
+        "write `sms: [mobilePhone]`, or `channels: [email]` there",
+    ),
+    (
+        "a name that fits",
+        [WITH_LOOK_FOR, ("name: {en: The University of Hong Kong}", f"name: {{en: {LONG}}}")],
+        LOCAL,
+        "  name: {",
+        "`institution.name` in `en` has more than 30 characters, and the touch `last-call`",
+        "add a name of at most 30 to `short_name`, like `short_name: {en: HKU}`",
+    ),
+    (
+        "one in each language",
+        [
+            WITH_LOOK_FOR,
+            ("name: {en: The University of Hong Kong}", f"name: {{en: {LONG}, fr: {LONG}}}"),
+            (SHORT_NAME, "short_name: {en: HKU}"),
+        ],
+        LOCAL,
+        "  name: {",
+        "`institution.name` in `fr` has more than 30 characters, and the touch `last-call`",
+        "like `short_name: {fr: HKU}`",
+    ),
+]
+
+
+@pytest.mark.invariant(7)
+@pytest.mark.parametrize(
+    ("changes", "allowed", "piece", "what", "fix"),
+    [pytest.param(*rest, id=why) for why, *rest in BY_SMS_ONLY_WITH],
+)
+def test_a_touch_goes_out_by_sms_only_with(
+    changes: list[tuple[str, str]], allowed: Allowed, piece: str, what: str, fix: str
+) -> None:
+    (mistake,) = mistakes_in(changed(BY_SMS, *changes), allowed)
+    assert mistake.what.startswith(what)
+    assert fix in mistake.fix
+    assert mistake.line == line_of(piece)
+    without = [change for change in changes if change != WITH_LOOK_FOR]
+    assert parse(changed(*without), allowed), "by email alone, all of this may be"
+
+
+def test_then_it_does() -> None:
+    text = changed(
+        BY_SMS,
+        WITH_LOOK_FOR,
+        ("name: {en: The University of Hong Kong}", f"name: {{en: {LONG}, fr: {LONG[:30]}}}"),
+        (SHORT_NAME, "short_name: {en: HKU}"),
+    )
+    assert parse(text).cadence[4].channels == ("email", "sms")
+
+
+def test_a_sender_that_is_gone_is_told_of_a_version_that_was_accepted() -> None:
+    campaign = parse(changed(BY_SMS, WITH_LOOK_FOR))
+    assert not_allowed(campaign, LOCAL) == []
+    (told,) = not_allowed(campaign, AZURE)
+    assert told.endswith(
+        "Fix: set TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_FROM, or write "
+        "`channels: [email]`."
+    )
+    text = changed(BY_SMS, WITH_LOOK_FOR)
+    assert parse_campaign(text, file="hku.yaml", allowed=None) == campaign
+
+
 WHOLE_FILES: list[tuple[str, str, int, str, str]] = [
     # text, line, what, fix
     ("empty", "", 1, "the file is empty", "copy campaign.example.yaml"),
@@ -575,8 +855,8 @@ REQUIRED: list[tuple[str, int, str]] = [
     ("timezone: Asia/Hong_Kong\n", 7, "timezone"),
     ("administrators: [ithelp@hku.hk]\n", 7, "administrators"),
     ("  account_example: UID@connect.hku.hk\n", 17, "institution.account_example"),
-    (", reply_to: ithelp@hku.hk", 31, "sender.reply_to"),
-    ("message: last-call, ", 60, "cadence.message"),
+    (", reply_to: ithelp@hku.hk", 35, "sender.reply_to"),
+    ("message: last-call, ", 66, "cadence.message"),
 ]
 
 
@@ -608,11 +888,11 @@ def test_all_mistakes_are_told_at_once_in_order_of_line() -> None:
         (11, "dedline"),
         (14, "timezone"),
         (23, "institution.official_page"),
-        (39, "audience.group"),
-        (55, "second-month"),
-        (58, "fortnight"),
-        (65, "sending.mode"),
-        (74, "parcel_size"),
+        (43, "audience.group"),
+        (61, "second-month"),
+        (64, "fortnight"),
+        (71, "sending.mode"),
+        (80, "parcel_size"),
     ]
 
 
@@ -624,7 +904,7 @@ def test_mistakes_read_as_sentences() -> None:
     assert str(caught.value) == (
         "The campaign file has mistakes:\n"
         "- hku.yaml:11: `dedline` is not a key of a campaign file. Did you mean `deadline`?\n"
-        "- hku.yaml:71: `sending.min_gap_hours` must be a whole number. "
+        "- hku.yaml:77: `sending.min_gap_hours` must be a whole number. "
         "Write it like `min_gap_hours: 20`.\n"
         " Fix: Correct these lines and save it again."
     )
@@ -638,6 +918,12 @@ def test_mistakes_read_as_sentences() -> None:
         ("deadline: 2027-03-31", "deadline: person@connect.hku.hk"),
         ("help_desk: ithelp@hku.hk", "help_desk: person@connect@hku.hk"),
         ("trial: []", "trial: [person @ connect.hku.hk]"),
+        (SEEDS, "seed_addresses: [person@connect@hku.hk]"),
+        (SEEDS, "seed_addresses: [person@hku.hk, Person@hku.hk]"),
+        (DOMAINS, "max_per_domain_per_hour: {person@hku.hk: 1}"),
+        (DOMAINS, "max_per_domain_per_hour: {person@hku.hk: a}"),
+        (PER_DAY, "max_per_day: {person@hku.hk: 1}"),
+        (WARM_UP, "warm_up: {growth: person@hku.hk}"),
         ("mode: dry-run", "mode: person@connect.hku.hk"),
         ("done_when: registered", "person@connect.hku.hk: registered"),
         ("done_when: registered", "person@connect.hku.hk:"),
@@ -661,7 +947,7 @@ LIVE = [REAL_GROUP, ("mode: dry-run", "mode: live")]
     "senders", [{"its.hku.hk"}, {"no-reply@its.hku.hk"}, {"ITS.hku.hk"}, {"hku.hk", "its.hku.hk"}]
 )
 def test_a_live_campaign_is_sent_from_an_allowed_address(senders: set[str]) -> None:
-    allowed = Allowed(frozenset(senders), AZURE.link_hosts, local=False)
+    allowed = Allowed(frozenset(senders), AZURE.link_hosts, local=False, channels=AZURE.channels)
     assert parse(changed(*LIVE), allowed).sending.mode == "live"
 
 
@@ -670,7 +956,7 @@ def test_a_live_campaign_is_sent_from_an_allowed_address(senders: set[str]) -> N
     "senders", [set[str](), {"hku.hk"}, {"ithelp@its.hku.hk"}, {"evil.its.hku.hk"}]
 )
 def test_and_from_no_other(senders: set[str]) -> None:
-    allowed = Allowed(frozenset(senders), AZURE.link_hosts, local=False)
+    allowed = Allowed(frozenset(senders), AZURE.link_hosts, local=False, channels=AZURE.channels)
     (mistake,) = mistakes_in(changed(*LIVE), allowed)
     assert mistake.line == line_of("sender: {")
     assert "ALLOWED_SENDERS" in mistake.fix
@@ -691,7 +977,7 @@ def test_every_link_of_a_live_campaign_leads_to_an_allowed_host(key: str, host: 
 
 @pytest.mark.invariant(11)
 def test_what_is_not_live_may_be_tried_with_any_sender_and_link() -> None:
-    allowed = Allowed(frozenset(), frozenset(), local=False)
+    allowed = Allowed(frozenset(), frozenset(), local=False, channels=AZURE.channels)
     assert parse(changed(REAL_GROUP), allowed).institution.link_hosts == {
         "official_page": "its.hku.hk",
         "general_procedure_url": "its.hku.hk",
@@ -837,7 +1123,16 @@ def test_the_example_fits_the_schema() -> None:
         "a link without encryption",
         "too many recipients a call",
         "an unknown mode",
-        "SMS, for now",
+        "a channel of no kind",
+        "a limit of a channel of no kind",
+        "a warm-up that cools",
+        "a decimal comma",
+        "a canary that passes undelivered",
+        "a share in percent",
+        "seeds for a campaign of their own",
+        "a name that is not short",
+        "too much to look for",
+        "a region in small letters",
         "before and after",
         "neither before nor after",
         "a group and a filter",

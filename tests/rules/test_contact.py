@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import string
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -10,11 +13,14 @@ from hypothesis import strategies as st
 
 from shared.rules.contact import (
     EMAIL_FIELDS,
+    SMS_FIELDS,
     address_key,
     choose_email,
+    choose_number,
     fold_address,
     mask_account,
     usable_email,
+    usable_number,
 )
 from shared.rules.registration import Account
 
@@ -123,7 +129,113 @@ def test_a_usable_address_is_one_plain_word(address: str) -> None:
         assert usable_email(usable) == usable
 
 
-def account(mail: str | None = None, *other_mails: str) -> Account:
+@pytest.mark.parametrize(
+    ("text", "region", "sent_to"),
+    [
+        # as directories hold them
+        ("+852 9123 4567", None, "+85291234567"),
+        ("+85291234567", None, "+85291234567"),
+        ("852-91234567", "HK", "+85291234567"),
+        ("(852) 9123 4567", "HK", "+85291234567"),
+        ("9123 4567", "HK", "+85291234567"),
+        ("9123-4567", "HK", "+85291234567"),
+        ("9123 4567 ext 5", "HK", "+85291234567"),
+        ("9123 4567 x5", "HK", "+85291234567"),
+        ("9123 4567 (HK)", "HK", "+85291234567"),
+        ("Tel: 9123 4567", "HK", "+85291234567"),
+        ("手提 9123 4567", "HK", "+85291234567"),
+        ("tel:+852-9123-4567", None, "+85291234567"),
+        ("  +852 9123 4567\r\n", None, "+85291234567"),
+        ("+852\u00a09123\u20114567", None, "+85291234567"),
+        ("\u202a+852 9123 4567\u202c", None, "+85291234567"),
+        ("＋８５２ ９１２３ ４５６７", None, "+85291234567"),
+        ("９１２３ ４５６７", "HK", "+85291234567"),
+        ("٩١٢٣٤٥٦٧", "HK", "+85291234567"),
+        # a country code of its own outranks the region
+        ("+44 (0)7400 123456", "HK", "+447400123456"),
+        ("+86 138 0013 8000", "HK", "+8613800138000"),
+        ("001 44 7400 123456", "HK", "+447400123456"),
+        ("07400 123456", "GB", "+447400123456"),
+        ("138 0013 8000", "CN", "+8613800138000"),
+        # North America does not tell mobile numbers from landlines
+        ("+1 650 253 0000", None, "+16502530000"),
+    ],
+)
+def test_real_numbers(text: str, region: str | None, sent_to: str) -> None:
+    assert usable_number(text, region) == sent_to
+
+
+@pytest.mark.parametrize(
+    ("text", "region"),
+    [
+        (None, "HK"),
+        ("", "HK"),
+        (" ", "HK"),
+        ("n/a", "HK"),
+        ("0", "HK"),
+        ("none", "HK"),
+        ("+", "HK"),
+        # whose country is not known
+        ("9123 4567", None),
+        ("9123 4567", ""),
+        ("9123 4567", "XX"),
+        # of another country than it is read in
+        ("138 0013 8000", "HK"),
+        ("8613800138000", "HK"),
+        # too short, too long, of no range in use
+        ("+852 9123 456", None),
+        ("+852 9123 4567 8", None),
+        ("+852 1123 4567", None),
+        ("+999 9123 4567", None),
+        ("9" * 251, "HK"),
+        # no SMS
+        ("+852 2859 2111", None),  # a landline
+        ("+44 20 7946 0958", None),  # a landline
+        ("+852 800 933 999", None),  # toll-free
+        ("+1 800 555 0199", None),  # toll-free
+        ("+800 1234 5678", None),  # toll-free of all countries
+        ("+852 900 1234 5678", None),  # premium
+        ("+852 8123 4567", None),  # personal: forwards calls
+        ("+44 56 0012 3456", None),  # voice over IP
+        ("+44 76 4212 3456", None),  # a pager
+        # two numbers, or words that a telephone's keys would turn into another number
+        ("9123 4567 / 6123 4567", "HK"),
+        ("9123 4567, 6123 4567", "HK"),
+        ("9123-4567 (home)", "HK"),
+        ("91234 ABC", "HK"),
+        ("1-650-CALL-NOW", "US"),
+    ],
+)
+def test_what_cannot_be_texted(text: str | None, region: str | None) -> None:
+    assert usable_number(text, region) is None
+
+
+REGIONS = st.sampled_from([None, "", "HK", "CN", "GB", "US", "XX"])
+
+
+@pytest.mark.invariant(6)
+@given(
+    st.text(max_size=30) | st.text("+0123456789 ()-.extＰ０９", max_size=30),
+    REGIONS,
+    REGIONS,
+)
+def test_a_usable_number_is_one_of_the_whole_world(
+    text: str, region: str | None, another: str | None
+) -> None:
+    usable = usable_number(text, region)
+
+    if usable is not None:
+        assert re.fullmatch(r"\+[1-9][0-9]{6,14}", usable)
+        assert usable_number(usable, another) == usable
+
+
+def test_reading_numbers_costs_only_who_reads_them() -> None:
+    """phonenumbers takes 50 ms to import: an app that indexes its functions has no time for it."""
+    code = "import sys, shared.rules.campaign; sys.exit('phonenumbers' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def account(mail: str | None = None, *other_mails: str, mobile: str | None = None) -> Account:
     return Account(
         id=bytes(16),
         user_principal_name="u3512347@uni.example",
@@ -132,7 +244,7 @@ def account(mail: str | None = None, *other_mails: str) -> Account:
         user_type="Member",
         mail=mail,
         other_mails=other_mails,
-        mobile_phone=None,
+        mobile_phone=mobile,
         language=None,
     )
 
@@ -171,6 +283,38 @@ class TestChoice:
 
     def test_the_fields_that_a_campaign_may_name(self) -> None:
         assert set(EMAIL_FIELDS) == {"otherMails", "mail"}
+
+
+class TestChoiceOfANumber:
+    @pytest.mark.parametrize(
+        ("mobile", "fields", "region", "chosen"),
+        [
+            ("9123 4567", ["mobilePhone"], "HK", "+85291234567"),
+            ("+852 9123 4567", ["mobilePhone"], None, "+85291234567"),
+            ("9123 4567", ["mobilePhone"], None, None),
+            ("2859 2111", ["mobilePhone"], "HK", None),
+            ("9123 4567", [], "HK", None),
+            (None, ["mobilePhone"], "HK", None),
+        ],
+    )
+    def test_the_usable_one(
+        self, mobile: str | None, fields: list[str], region: str | None, chosen: str | None
+    ) -> None:
+        person = account(mobile=mobile)
+
+        assert choose_number(person, fields, region, lambda _: False) == chosen
+
+    def test_one_that_did_not_work_is_passed_over_however_it_is_written(self) -> None:
+        known_bad = {address_key(KEY, "+85291234567")}
+
+        def bad(number: str) -> bool:
+            return address_key(KEY, number) in known_bad
+
+        assert choose_number(account(mobile="9123-4567"), ["mobilePhone"], "HK", bad) is None
+        assert choose_number(account(mobile="6123 4567"), ["mobilePhone"], "HK", bad)
+
+    def test_the_fields_that_a_campaign_may_name(self) -> None:
+        assert set(SMS_FIELDS) == {"mobilePhone"}
 
 
 class TestComparison:

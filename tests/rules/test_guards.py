@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.rules.campaign import Allowed, Campaign, parse_campaign
-from shared.rules.guards import ShardCounts, Verdict, judge, link_fault, too_ambiguous
+from shared.rules.guards import (
+    ShardCounts,
+    Verdict,
+    judge,
+    link_fault,
+    too_ambiguous,
+    too_many_bounces,
+)
 
 EXAMPLE = (Path(__file__).resolve().parents[2] / "campaign.example.yaml").read_text()
 HOSTS = frozenset({"its.hku.hk", "mfa.its.hku.hk"})
@@ -130,7 +137,28 @@ def test_sums_are_sums_of_everything(one: ShardCounts, other: ShardCounts) -> No
 def test_20_ambiguous_parcels_and_2_percent_pause(
     ambiguous: int, called: int, pauses: bool
 ) -> None:
-    assert too_ambiguous(ambiguous, called) == pauses
+    assert too_ambiguous(ambiguous, called, 0.02) == pauses
+    assert not too_ambiguous(ambiguous, called, 1)  # switched off
+
+
+@pytest.mark.invariant(8)
+@pytest.mark.parametrize(
+    ("bounced", "recipients", "pauses"),
+    [
+        (20, 100, False),  # too few to tell
+        (21, 100, True),
+        (21, 419, True),
+        (21, 420, False),  # 5 %
+        (500, 10_000, False),
+        (501, 10_000, True),
+        (0, 0, False),
+    ],
+)
+def test_more_than_20_bounces_and_5_percent_pause(
+    bounced: int, recipients: int, pauses: bool
+) -> None:
+    assert too_many_bounces(bounced, recipients, 0.05) == pauses
+    assert not too_many_bounces(bounced, recipients, 1)  # switched off
 
 
 # personal links
@@ -181,5 +209,10 @@ def campaign(mode: str) -> Campaign:
     text = EXAMPLE.replace("mode: dry-run", f"mode: {mode}")
     if mode == "trial":
         text = text.replace("trial: []", 'trial: ["someone@connect.hku.hk"]')
-    allowed = Allowed(senders=frozenset({"no-reply@its.hku.hk"}), link_hosts=HOSTS, local=True)
+    allowed = Allowed(
+        senders=frozenset({"no-reply@its.hku.hk"}),
+        link_hosts=HOSTS,
+        local=True,
+        channels=frozenset({"email"}),
+    )
     return parse_campaign(text, file="campaign.example.yaml", allowed=allowed)

@@ -5,23 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import product
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.clock import CampaignTime
+from shared.clock import CampaignTime, StorageTime
 from shared.rules.parcels import (
     CHANGES,
     OPEN,
+    Channel,
     Had,
     Parcel,
     State,
     Who,
+    accept_by_receipt,
     allow,
+    changes_table,
     cut_bits,
+    decide_doubt,
     fold,
+    fold_seeds,
     group_recipients,
     has_bit,
     row_key,
@@ -29,6 +35,7 @@ from shared.rules.parcels import (
 )
 from tests.stores.making import NOON, make_parcel, person
 
+ROOT = Path(__file__).parents[2]
 WHO: tuple[Who, ...] = get_args(Who.__value__)
 
 # who may change which state
@@ -56,6 +63,10 @@ ALLOWED = """
     ambiguous  accepted   -                            sender     in doubt
     ambiguous  planned    refused                      sender     in doubt
     ambiguous  ambiguous  no receipt                   releaser   in doubt
+    ambiguous  planned    resend                       releaser   in doubt
+    planned    accepted   -                            receipts   in doubt
+    claimed    accepted   -                            receipts   in doubt
+    ambiguous  accepted   -                            receipts   in doubt
 """
 """State, new state, reason, who; and whether a row with a doubt behind it may go this way."""
 
@@ -75,7 +86,12 @@ def test_the_list_of_changes_is_the_one_that_was_agreed() -> None:
     written = {(c.source, c.target, c.reason, c.who, c.doubtful) for c in CHANGES}
     assert written == _table()
     assert len(CHANGES) == len(written)
-    assert all(change.when for change in CHANGES)
+    assert all(change.when and change.conflict for change in CHANGES)
+
+
+def test_the_document_shows_the_table() -> None:
+    document = (ROOT / "docs" / "parcels.md").read_text()
+    assert changes_table() in document, "run `python -m shared.rules.parcels` and put it there"
 
 
 @pytest.mark.invariant(1)
@@ -116,11 +132,12 @@ def test_nothing_leads_out_of_an_end() -> None:
 
 @pytest.mark.invariant(1)
 def test_only_a_proven_refusal_sends_a_call_again() -> None:
-    """Or a fault before the first byte: never what may have been accepted."""
+    """Or a fault before the first byte; and once, after a doubt that receipts have passed by."""
     back = [change for change in CHANGES if change.target is State.PLANNED]
     assert {(change.reason, change.who) for change in back} == {
         ("refused", "sender"),
         ("fault", "sender"),
+        ("resend", "releaser"),
     }
     assert {change.source for change in back if change.reason == "fault"} == {State.CLAIMED}
 
@@ -156,7 +173,7 @@ ANN, BEN, CAT, DAN = map(person, range(4))
 )
 def test_what_a_state_says_of_the_people(state: State, had: bool) -> None:
     folded = fold([make_parcel(ANN, BEN, state=state, touch="week")])
-    week = Had(frozenset({"week"}), NOON)
+    week = Had(frozenset({("week", "email")}), NOON)
     assert folded == ({ANN: week, BEN: week} if had else {})
 
 
@@ -183,6 +200,7 @@ def test_touches_add_up_and_the_last_time_stands() -> None:
         [
             make_parcel(ANN, BEN, touch="month", touched_at=at(0), state=State.ACCEPTED),
             make_parcel(ANN, CAT, touch="week", touched_at=at(50), state=State.ACCEPTED),
+            make_parcel(CAT, touch="week", channel="sms", touched_at=at(9), state=State.ACCEPTED),
             make_parcel(ANN, touch="fortnight", touched_at=at(20), state=State.AMBIGUOUS),
             make_parcel(ANN, touch="week", touched_at=at(49), state=State.REJECTED),
             make_parcel(ANN, touch="last-call", touched_at=at(90), state=State.CLOSED),
@@ -190,10 +208,89 @@ def test_touches_add_up_and_the_last_time_stands() -> None:
         ]
     )
     assert folded == {
-        ANN: Had(frozenset({"month", "fortnight", "week"}), at(50)),
-        BEN: Had(frozenset({"month", "week"}), at(60)),
-        CAT: Had(frozenset({"week"}), at(50)),
+        ANN: Had(by_email("month", "fortnight", "week"), at(50)),
+        BEN: Had(by_email("month", "week"), at(60)),
+        CAT: Had(frozenset({("week", "email"), ("week", "sms")}), at(50)),
     }
+    assert folded[CAT].has("week")
+    assert not folded[CAT].has("month")
+
+
+def by_email(*touches: str) -> frozenset[tuple[str, Channel]]:
+    return frozenset((touch, "email") for touch in touches)
+
+
+def test_seed_addresses_are_nobody_and_have_a_fold_of_their_own() -> None:
+    rows = [
+        make_parcel(ANN, touch="week", seed=True, state=State.ACCEPTED, touched_at=NOON),
+        make_parcel(ANN, touch="month", seed=True, state=State.CLOSED),
+        make_parcel(BEN, touch="month", state=State.ACCEPTED),
+        make_parcel(ANN, touch="week", seed=True, language="zh-Hant", state=State.PLANNED),
+    ]
+    assert set(fold(rows)) == {BEN}
+    assert fold_seeds(rows) == {
+        "en": Had(by_email("week"), NOON),
+        "zh-Hant": Had(by_email("week"), NOON),
+    }
+
+
+# what receipts and time make of a doubt
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_receipt_settles_what_is_open_and_nothing_else(state: State) -> None:
+    change = accept_by_receipt(make_parcel(ANN, state=state, doubt=True))
+    expected = {"state": State.ACCEPTED, "reason": "", "final": False}
+    assert change == (expected if state in OPEN else None)
+
+
+@pytest.mark.parametrize(
+    ("hours", "receipts_at", "changes", "decided"),
+    [
+        # since the claim, and the claim time of the newest call with a receipt
+        (1.9, 1.0, {}, None),  # too soon to tell
+        (2.0, 1.0, {}, "resend"),
+        (23.9, -1.0, {}, None),  # receipts are of earlier calls: perhaps none come any more
+        (23.9, None, {}, None),
+        (24.0, None, {}, "no receipt"),
+        (24.0, -1.0, {}, "no receipt"),
+        (2.0, 1.0, {"resent": True}, "no receipt"),  # once is all
+        (2.0, 1.0, {"version": 2}, "no receipt"),  # of a version that is not in force
+        (49.0, 1.0, {}, "no receipt"),  # past not_after
+        (24.0, 1.0, {}, "resend"),
+        (99.0, 1.0, {"final": True}, None),
+        (99.0, 1.0, {"state": State.ACCEPTED}, None),
+        (99.0, 1.0, {"state": State.CLAIMED}, None),
+    ],
+)
+@pytest.mark.invariant(1)
+@pytest.mark.invariant(2)
+def test_a_doubt_is_sent_again_once_or_ends(
+    hours: float, receipts_at: float | None, changes: dict[str, Any], decided: str | None
+) -> None:
+    def at(after: float) -> StorageTime:
+        return StorageTime(NOON + timedelta(hours=after))
+
+    parcel = make_parcel(
+        ANN,
+        **{
+            "state": State.AMBIGUOUS,
+            "doubt": True,
+            "claimed_at": at(0),
+            "not_after": CampaignTime(at(48)),
+            **changes,
+        },
+    )
+    found = decide_doubt(
+        parcel,
+        None if receipts_at is None else at(receipts_at),
+        at(hours),
+        CampaignTime(at(hours)),
+        version=1,
+        settle_after=7200,
+        settle_final=86400,
+    )
+    assert found == decided
 
 
 _ROWS = st.lists(
@@ -202,6 +299,7 @@ _ROWS = st.lists(
         st.sampled_from([ANN, BEN, CAT, DAN]),
         st.sampled_from([person(9), person(10)]),
         touch=st.sampled_from(["month", "week"]),
+        channel=st.sampled_from(["email", "sms"]),
         state=st.sampled_from(State),
         left_out=st.sampled_from([b"", b"\1", b"\2", b"\3"]),
         refused=st.sampled_from([b"", b"\1", b"\2"]),
@@ -214,12 +312,12 @@ _ROWS = st.lists(
 
 @given(_ROWS, st.randoms())
 def test_a_fold_says_what_each_row_says_in_any_order(rows: list[Parcel], random: Any) -> None:
-    touches: dict[bytes, set[str]] = {}
+    touches: dict[bytes, set[tuple[str, Channel]]] = {}
     times: dict[bytes, list[CampaignTime]] = {}
     for row in rows:
         for index, who in row.people():
             if row.outcome_of(index) == "had":
-                touches.setdefault(who, set()).add(row.touch)
+                touches.setdefault(who, set()).add((row.touch, row.channel))
                 times.setdefault(who, []).append(row.touched_at or row.not_before)
     expected = {who: Had(frozenset(touches[who]), max(times[who])) for who in touches}
     assert fold(rows) == expected

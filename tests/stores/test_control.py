@@ -10,6 +10,7 @@ import pytest
 
 from shared.clock import StorageTime, SystemClock
 from shared.rules.guards import ShardCounts, Verdict
+from shared.rules.pace import Bucket
 from shared.stores import Stores
 from shared.stores.account import StorageAccount, StorageSettings
 from shared.stores.control import Control, ControlRow
@@ -69,6 +70,11 @@ async def test_a_later_retry_at_stands(control: Control) -> None:
         assert (await control.read(CAMPAIGN, EMAIL)).retry_at == stands
 
 
+def _with_token(row: ControlRow, at: StorageTime) -> ControlRow:
+    held = row.buckets[""].tokens if row.buckets else 0
+    return msgspec.structs.replace(row, buckets={"": Bucket(held + 1, at)})
+
+
 async def test_no_change_is_lost_when_many_write_at_once(control: Control) -> None:
     """The rate would be exceeded, were one taking of tokens to undo another."""
 
@@ -77,11 +83,11 @@ async def test_no_change_is_lost_when_many_write_at_once(control: Control) -> No
         await control.change(
             CAMPAIGN,
             EMAIL,
-            lambda row: msgspec.structs.replace(row, tokens=(row.tokens or 0) + 1, tokens_at=at),
+            lambda row: _with_token(row, at),
         )
 
     await asyncio.gather(*map(take, range(8)))
-    assert (await control.read(CAMPAIGN, EMAIL)).tokens == 8
+    assert (await control.read(CAMPAIGN, EMAIL)).buckets[""].tokens == 8
 
 
 @pytest.mark.parametrize("how", ["cut off", "unavailable"])
@@ -96,10 +102,10 @@ async def test_tokens_are_taken_once_though_we_were_not_told(
             row = await relayed.change(
                 CAMPAIGN,
                 EMAIL,
-                lambda row: msgspec.structs.replace(row, tokens=(row.tokens or 0) + 1),
+                lambda row: _with_token(row, PLANNED_FROM),
             )
             assert relay.lost == tokens
-            assert row.tokens == tokens
+            assert row.buckets[""].tokens == tokens
             assert row == await control.read(CAMPAIGN, EMAIL)
         await account.close()
 

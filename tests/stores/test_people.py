@@ -74,9 +74,12 @@ async def test_the_ledger_holds_a_keyed_hash_and_no_address(people: People, tabl
     await people.remember_bad(CAMPAIGN, SHARD, [(person(1), OLD)])
     rows = [row async for row in table.scan(partition_of(CAMPAIGN, SHARD))]
     (row,) = rows
-    assert {name for name in row if name != "etag"} == {"PartitionKey", "RowKey", "bad"}
+    assert {name for name in row if name != "etag"} == {
+        "PartitionKey",
+        "RowKey",
+        f"bad_{OLD.hex()}",
+    }
     assert row["RowKey"] == f"person|{person(1).hex()}"
-    assert row["bad"] == OLD
     assert address_key(b"another key, of another campaign", "old@example.org") != OLD
 
 
@@ -90,7 +93,7 @@ async def test_a_completion_is_remembered_with_its_evidence_and_dispatch_is_told
 ) -> None:
     await people.remember_completed(CAMPAIGN, SHARD, {person(1): "methods"}, "confirmed")
     await people.remember_completed(CAMPAIGN, SHARD, {person(2): ""}, "reported")
-    await people.remember_opted_out(CAMPAIGN, SHARD, person(3))
+    await people.remember_opted_out(CAMPAIGN, SHARD, [person(3)])
     found = await people.read_shard(CAMPAIGN, SHARD)
     assert {
         who: (bool(one.confirmed_at), one.evidence, bool(one.reported_at), bool(one.opted_out_at))
@@ -106,10 +109,30 @@ async def test_a_completion_is_remembered_with_its_evidence_and_dispatch_is_told
     assert await ledger.read_changes("alumni-2028", SHARD, EVER) == Changes()
 
 
+async def test_who_wants_no_more_on_one_channel_may_be_written_to_on_the_other(
+    people: People, ledger: Ledger
+) -> None:
+    await people.remember_opted_out(CAMPAIGN, SHARD, [person(1), person(2)], "sms")
+    await people.remember_opted_out(CAMPAIGN, SHARD, [person(2)], "email")
+    await people.remember_opted_out(CAMPAIGN, SHARD, [person(3)])
+    found = await people.read_shard(CAMPAIGN, SHARD)
+    assert {who: (one.opted_out("email"), one.opted_out("sms")) for who, one in found.items()} == {
+        person(1): (False, True),
+        person(2): (True, True),
+        person(3): (True, True),
+    }
+    changes = await ledger.read_changes(CAMPAIGN, SHARD, EVER)
+    assert {on: set(times) for on, times in changes.refuses.items()} == {
+        "sms": {person(1), person(2)},
+        "email": {person(2)},
+    }
+    assert set(changes.left_out) == {person(3)}
+
+
 async def test_the_same_said_twice_is_the_same(people: People) -> None:
     for _ in range(2):
         await people.remember_completed(CAMPAIGN, SHARD, {person(1): "methods"}, "confirmed")
-        await people.remember_opted_out(CAMPAIGN, SHARD, person(1))
+        await people.remember_opted_out(CAMPAIGN, SHARD, [person(1)])
     (one,) = (await people.read_shard(CAMPAIGN, SHARD)).values()
     assert one.confirmed_at
     assert one.opted_out_at
@@ -120,7 +143,7 @@ async def test_nobody_overwrites_what_another_remembers(people: People) -> None:
     await asyncio.gather(
         people.remember_completed(CAMPAIGN, SHARD, {person(1): "methods"}, "confirmed"),
         people.remember_completed(CAMPAIGN, SHARD, {person(1): ""}, "reported"),
-        people.remember_opted_out(CAMPAIGN, SHARD, person(1)),
+        people.remember_opted_out(CAMPAIGN, SHARD, [person(1)]),
         *(people.remember_bad(CAMPAIGN, SHARD, [(person(1), one)]) for one in hashes),
     )
     (one,) = (await people.read_shard(CAMPAIGN, SHARD)).values()
@@ -145,7 +168,7 @@ async def test_a_fact_that_met_itself_is_no_trouble(
     relayed: Relayed, people: People, how: Any
 ) -> None:
     relayed.relay.lose_next_answer(how)
-    await relayed.people.remember_opted_out(CAMPAIGN, SHARD, person(1))
+    await relayed.people.remember_opted_out(CAMPAIGN, SHARD, [person(1)])
     assert relayed.relay.lost == 1
     (one,) = (await people.read_shard(CAMPAIGN, SHARD)).values()
     assert one.opted_out_at

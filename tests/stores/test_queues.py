@@ -72,7 +72,7 @@ async def test_the_host_gets_base64_of_what_was_put(
         case PlanShard():
             await queues.put_plan([message])
         case _:
-            await queues.put_email(message)
+            await queues.put_hand_out(message)
     body = base64.b64decode((await taken(queue)).content, validate=True)
     assert decode_message(body, type(message)) == message
 
@@ -91,7 +91,7 @@ async def test_a_message_lives_as_long_as_it_should(
 ) -> None:
     await queues.put_read(ReadPages(1, "x", 1))
     await queues.put_plan([PlanShard("alumni-2027", 1, 1, 1)])
-    await queues.put_email(HAND_OUT)
+    await queues.put_hand_out(HAND_OUT)
     await queues.put_poison(NAMES.queues.email, b"what it was")
     message = await taken(queue)
     assert message.expires_on - message.inserted_on == life
@@ -107,7 +107,7 @@ async def test_a_message_can_wait(queues: Queues, account: StorageAccount) -> No
 
 async def test_a_shortened_life_is_a_second_at_least(account: StorageAccount, taken: Taken) -> None:
     short = Queues(account, msgspec.structs.replace(Ages(), message_life=0.1))
-    await short.put_email(HAND_OUT)
+    await short.put_hand_out(HAND_OUT)
     message = await taken(NAMES.queues.email)
     assert message.expires_on - message.inserted_on == timedelta(seconds=1)
 

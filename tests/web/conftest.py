@@ -34,7 +34,9 @@ ALUMNI = 820
 @pytest.fixture(scope="package")
 def campaign() -> Campaign:
     """The example's."""
-    nothing = Allowed(senders=frozenset(), link_hosts=frozenset(), local=True)
+    nothing = Allowed(
+        senders=frozenset(), link_hosts=frozenset(), local=True, channels=frozenset({"email"})
+    )
     return parse_campaign(EXAMPLE.read_text(), file=EXAMPLE.name, allowed=nothing)
 
 

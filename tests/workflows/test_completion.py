@@ -294,6 +294,7 @@ async def test_the_account_of_a_link_is_gone(world: World) -> None:
         (link(GONE, campaign="another"), BadToken),
         (seal([KEY], "done", NAME, GONE, CampaignTime(FORTNIGHT)), LinkExpired),
     ],
+    ids=["empty", "letters", "other purpose", "other campaign", "expired"],
 )
 async def test_what_is_no_link_of_ours_records_nothing(
     world: World, token: str, error: type[BadToken]

@@ -1,25 +1,28 @@
-"""What an administrator does to a running campaign, and messages that nobody can work on."""
+"""What an administrator does to a running campaign: pause and resume it, have it planned again."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from datetime import datetime
 from pathlib import Path
 
-import msgspec
 import pytest
 
+from admin.operate import format_asked
 from shared.errors import SetupFault
-from shared.stores.names import NAMES, poison_of
-from shared.stores.queues import HandOut, PlanShard, ReadPages, hand_out_from
-from tests.sending import Desk, LossyTable, alarms_of, losing_answers, running_desk
-from tests.world import NAME
-
-KINDS: tuple[tuple[str, type[msgspec.Struct]], ...] = (
-    (NAMES.queues.sweep, ReadPages),
-    (NAMES.queues.plan, PlanShard),
-    (NAMES.queues.email, HandOut),
+from shared.rules.parcels import State
+from shared.workflows.replan import Asked
+from tests.sending import (
+    EARLY,
+    Desk,
+    LossyTable,
+    campaign_text,
+    change,
+    losing_answers,
+    running_desk,
 )
+from tests.world import NAME
 
 
 @pytest.fixture
@@ -99,51 +102,97 @@ async def test_a_lost_answer_changes_nothing_of_what_is_told(
     assert (await desk.app.status.collect()).campaigns[0].waiting == []
 
 
-# --- poison ---------------------------------------------------------------------------------------
+async def test_one_channel_can_be_paused_and_resumed_alone(desk: Desk) -> None:
+    await desk.plan(1, sms=True)
+    operations, control = desk.app.operations, desk.app.stores.control
 
-FOREIGN = [
-    b"",
-    b"\xff\xfe",
-    b"hello",
-    b"[1, 2]",
-    b"{}",
-    b'{"campaign": "c", "shard": 1, "sweep": 1}',
-    b'{"campaign": "c", "shard": 16, "sweep": 1, "version": 1}',
-    b'{"campaign": "c\' or true", "shard": 1, "sweep": 1, "version": 1}',
-    b'{"campaign": "c", "shard": 1, "sweep": 1, "version": 1, "tai.man@example.org": 1}',
-    b'{"campaign": "c", "shard": "tai.man@example.org", "sweep": 1, "version": 1}',
-]
+    async def paused() -> list[str]:
+        return [one for one in ("email", "sms") if (await control.read(NAME, one)).pauses]
 
-
-@pytest.mark.invariant(6)
-async def test_a_message_that_is_not_ours_goes_to_poison_at_once_and_says_why(
-    desk: Desk, caplog: pytest.LogCaptureFixture
-) -> None:
-    """And what it says repeats nothing of the message."""
-    for queue, kind in KINDS:
-        for body in FOREIGN:
-            assert await desk.app.poison.take(queue, body, kind) is None
-            assert desk.app.poison.note(queue, body, kind) is None
-        dead = desk.app.account.queue(poison_of(queue))
-        taken = [message async for message in dead.receive_messages(messages_per_page=32)]
-        assert sorted(message.content or b"" for message in taken) == sorted(FOREIGN)
-    assert alarms_of(caplog) == ["poison"] * len(FOREIGN) * len(KINDS)
-    assert caplog.text.count("not a HandOut message: ") == len(FOREIGN)
-    assert "tai.man" not in caplog.text
+    await operations.pause(NAME, "Texts cost too much.", "registrar", ["sms"])
+    assert await paused() == ["sms"]
+    assert await operations.resume(NAME, "registrar", ["email"]) == []
+    await operations.pause(NAME, "The help desk is closed.", "registrar")
+    assert await paused() == ["email", "sms"]
+    assert await operations.resume(NAME, "registrar", ["email"]) == ["administrator"]
+    assert await paused() == ["sms"]
 
 
-async def test_a_message_of_ours_is_taken_and_told_of_when_it_died(
-    desk: Desk, caplog: pytest.LogCaptureFixture
-) -> None:
-    parcel = (await desk.plan(1))[0]
-    ours: list[msgspec.Struct] = [
-        ReadPages(1, "registrations", 1),
-        PlanShard(NAME, 0, 1, 1),
-        hand_out_from(parcel, probe=False),
+# --- planning again -------------------------------------------------------------------------------
+
+
+async def test_without_a_sweep_there_is_nothing_to_plan_from(desk: Desk) -> None:
+    await desk.world.write_campaign(campaign_text())
+    await desk.app.book.refresh(accept=True)
+    for campaign in (None, NAME):
+        with pytest.raises(SetupFault, match=r"No sweep has been committed.*`sweep_start`"):
+            await desk.app.replan.plan_again(campaign)
+    with pytest.raises(SetupFault, match=f"no campaign `nobody`.*{NAME}"):
+        await desk.app.replan.plan_again("nobody")
+
+
+@pytest.mark.parametrize("campaign", [None, NAME])
+async def test_the_newest_sweep_is_planned_again(desk: Desk, campaign: str | None) -> None:
+    """What failed since gets a new parcel, what is planned is taken back and planned anew, and
+    what was sent stays had."""
+    sent, failed, *planned = await desk.plan(16)
+    await change(desk, sent, state=State.ACCEPTED)
+    await change(desk, failed, state=State.CLOSED, reason="failed")
+    desk.move_clock(EARLY)
+    assert await desk.app.replan.plan_again(campaign) == {NAME: Asked(sweep=1, version=1, asked=16)}
+    await desk.world.run_queues()
+    now = await desk.parcels()
+    assert sorted(p.ids for p in now if p.state is State.PLANNED) == sorted(
+        parcel.ids for parcel in (failed, *planned)
+    )
+    assert [p.key for p in now if p.state is State.ACCEPTED] == [sent.key]
+    closed = {p.key: p.reason for p in now if p.state is State.CLOSED}
+    assert closed == {failed.key: "failed"} | {parcel.key: "replanned" for parcel in planned}
+    assert (await desk.app.stores.sweeps.read_head()).number == 1
+
+
+async def test_asking_twice_plans_once_and_what_is_under_way_is_left_alone(desk: Desk) -> None:
+    await desk.plan(16)
+    desk.move_clock(EARLY)
+    ledger = desk.app.stores.ledger
+    first = await desk.app.replan.plan_again()
+    second = await desk.app.replan.plan_again()
+    assert first == second
+    fence = await ledger.read_fence(NAME, 3)
+    run = await ledger.take_fence(NAME, 3, fence, (1, 1), "another", desk.clock.storage_now())
+    third = await desk.app.replan.plan_again()
+    assert (third[NAME].asked, third[NAME].under_way) == (15, 1)
+    await desk.world.run_queues()
+    await run.refresh()  # nobody has taken the fence from it
+    assert len(await desk.parcels(State.PLANNED)) == 16
+
+
+async def test_what_cannot_be_planned_says_why(desk: Desk) -> None:
+    await desk.plan(1)
+    other = "00000000-0000-0000-0000-000000000001"
+    await desk.world.write_campaign(campaign_text(group=other))
+    await desk.app.book.refresh(accept=True)
+    refused: list[str] = [(await desk.app.replan.plan_again())[NAME].refused]
+    desk.move_clock(datetime.fromisoformat("2027-05-01T10:00+08:00"))
+    refused.append((await desk.app.replan.plan_again())[NAME].refused)
+    await desk.app.account.container("config").delete_blob("alumni.yaml")
+    refused.append((await desk.app.replan.plan_again())[NAME].refused)
+    assert refused == [
+        "its new audience is read by the next sweep",
+        "it is over",
+        "it has no file",
     ]
-    for (queue, kind), message in zip(KINDS, ours, strict=True):
-        body = msgspec.json.encode(message)
-        assert await desk.app.poison.take(queue, body, kind) == message
-        assert desk.app.poison.note(queue, body, kind) == message
-    assert alarms_of(caplog) == ["poison"] * 3
-    assert "it failed at every try" in caplog.text
+
+
+def test_what_was_asked_for_is_told_line_by_line() -> None:
+    asked = {
+        "one": Asked(sweep=3, version=2, asked=16),
+        "two": Asked(sweep=3, version=1, asked=14, under_way=2),
+        "three": Asked(sweep=3, version=1, refused="it is over"),
+    }
+    assert format_asked(asked).splitlines() == [
+        "one: 16 shards to be planned under sweep 3, version 2.",
+        "two: 14 shards to be planned under sweep 3, version 1. 2 are being planned at this "
+        "moment.",
+        "three: not planned, it is over.",
+    ]

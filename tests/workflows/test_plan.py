@@ -313,7 +313,7 @@ async def remember(world: World, number: int, what: str) -> None:
         case "reported":
             await people.remember_completed(NAME, 0, {person: ""}, "reported")
         case _:
-            await people.remember_opted_out(NAME, 0, person)
+            await people.remember_opted_out(NAME, 0, [person])
 
 
 SAID: list[tuple[str, datetime, str, bool]] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,11 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from admin.operate import format_status
+from admin.report import format_status
 from shared.clock import StorageTime
 from shared.rules.parcels import State, with_bits
 from shared.stores.queues import ReadPages
-from shared.workflows.plan import EMAIL
 from shared.workflows.status import CampaignStatus
 from tests.graph import GROUP, Someone, people
 from tests.sending import EARLY, Desk, campaign_text, change, in_one_shard, running_desk
@@ -139,6 +139,7 @@ async def test_the_sweep_and_what_it_found(desk: Desk) -> None:
         "recipients": 5,
         "parcels": 5,
         "reasons": {"disabled": 2, "guest": 1},
+        "planned": {"fortnight|email": 5},
     }
     assert "16 accounts: 3 registered (0 confirmed by a completion), 7 unregistered (2 unreach" in (
         format_status(status)
@@ -306,11 +307,13 @@ async def an_administrator_pauses(desk: Desk) -> None:
 
 
 async def the_key_is_refused(desk: Desk) -> None:
-    await desk.app.stores.control.pause(NAME, EMAIL, "setup", "SendGrid answered 401. Fix: a key")
+    await desk.app.stores.control.pause(NAME, "email", "setup", "SendGrid answered 401. Fix: a key")
 
 
 async def calls_are_unclear(desk: Desk) -> None:
-    await desk.app.stores.control.pause(NAME, EMAIL, "ambiguity", "20 of 20 have no clear answer.")
+    await desk.app.stores.control.pause(
+        NAME, "email", "ambiguity", "20 of 20 have no clear answer."
+    )
 
 
 async def everything_is_stopped(desk: Desk) -> None:
@@ -347,9 +350,31 @@ async def parcels_are_lost(desk: Desk) -> None:
     await change(desk, final, state=State.AMBIGUOUS, final=True)
 
 
+async def the_day_ends_short(desk: Desk) -> None:
+    (parcel, *_) = await desk.parcels()
+    await change(desk, parcel, state=State.CLOSED, reason="failed")
+    desk.move_clock(datetime.fromisoformat("2027-03-17T18:30+08:00"))
+
+
+async def nobody_takes_what_is_handed_out(desk: Desk) -> None:
+    await desk.release()
+    desk.clock.let_pass(minutes=6)
+
+
+async def no_receipts_come(desk: Desk) -> None:
+    await desk.plan(60)
+    await desk.send_due()
+    desk.clock.let_pass(hours=3)
+
+
+async def the_canary_fails(desk: Desk) -> None:
+    text = "Of the first 16 people too few"
+    await desk.app.stores.control.pause(NAME, "email", "canary", text, of=("fortnight",))
+
+
 async def the_provider_asks_to_wait(desk: Desk) -> None:
     until = StorageTime(desk.clock.storage_now() + timedelta(minutes=30))
-    await desk.app.stores.control.hold_until(NAME, EMAIL, until)
+    await desk.app.stores.control.hold_until(NAME, "email", until)
 
 
 CAUSES: list[tuple[Callable[[Desk], Awaitable[None]], list[str], list[str]]] = [
@@ -376,14 +401,42 @@ CAUSES: list[tuple[Callable[[Desk], Awaitable[None]], list[str], list[str]]] = [
     (the_file_has_a_mistake, ["Version 1 stays in force"], []),
     (many_more_are_unregistered, ["Unregistered people rose from 16 to 120. | `nudge resume`"], []),
     (a_sweep_fails, ["Sweep 2 was abandoned: Graph answered 403. Fix: AuditLog.Read.All. The"], []),
-    (no_sweep_for_51_hours, ["The last sweep is older than 50 h."], []),
+    (
+        no_sweep_for_51_hours,
+        ["The last sweep is older than 50 h.", "`fortnight` has ended with 16 people in parcels"],
+        [],
+    ),
     (
         parcels_are_lost,
         [
-            "`fortnight` has 1 person in parcels that expired before they could leave, 1 person in "
-            "parcels that failed by a fault of our own, 1 person in parcels that got no clear "
-            "answer. | `nudge status --unreached`"
+            "`fortnight` has 1 person in parcels that got no clear answer, 1 person in parcels "
+            "that expired before they could leave, 1 person in parcels that failed by a fault of "
+            "our own. | `nudge status --unreached`"
         ],
+        [],
+    ),
+    (
+        the_day_ends_short,
+        [
+            "The day of `fortnight` has ended with 15 people in parcels that still wait to leave, "
+            "1 person in parcels that failed by a fault of our own. | `nudge status --unreached` | "
+            "`nudge plan --now`"
+        ],
+        ["The window is closed until Thu 18 March"],
+    ),
+    (
+        nobody_takes_what_is_handed_out,
+        ["16 parcels were handed out by email | the function `send_email` runs"],
+        [],
+    ),
+    (
+        no_receipts_come,
+        ["of 60 people who were written to by email | `/callbacks/sendgrid` and that SENDGRID_"],
+        [],
+    ),
+    (
+        the_canary_fails,
+        [f"Of the first 16 people too few. Paused since | `nudge resume {NAME}` ends it"],
         [],
     ),
 ]
@@ -404,7 +457,8 @@ async def test_what_needs_a_person_and_what_passes(
         for text, parts in zip(told, expected, strict=True):
             assert all(part.strip() in text for part in parts.split("|")), text
     if needs:
-        assert campaign.headline == f"Needs you: {campaign.needs[0]}"
+        more = f" And {len(needs) - 1} more, below." if len(needs) > 1 else ""
+        assert campaign.headline == f"Needs you: {campaign.needs[0]}{more}"
     else:
         assert campaign.headline == (
             "All is well: `fortnight` has reached 0 people, and 16 more are due; `week` opens on "
@@ -434,6 +488,7 @@ HEADLINES = [
 @pytest.mark.parametrize(("at", "mode", "says"), HEADLINES)
 async def test_the_top_line_without_needs(desk: Desk, at: str, mode: str, says: str) -> None:
     await desk.plan(1, mode=mode, trial="[someone@example.org]")
+    await desk.send_due()
     desk.move_clock(datetime.fromisoformat(at))
     campaign = await campaign_of(desk)
     assert campaign.needs == []
@@ -447,6 +502,171 @@ async def test_a_campaign_that_is_over_waits_for_nothing(desk: Desk) -> None:
     assert (await campaign_of(desk)).waiting == []
     await the_file_has_a_mistake(desk)
     assert len((await campaign_of(desk)).needs) == 1
+
+
+async def test_what_is_handed_out_rests_only_where_nothing_holds_it(desk: Desk) -> None:
+    """Within minutes it is still on its way; what was dropped on purpose is handed out again."""
+    await desk.plan(16)
+
+    async def rests() -> bool:
+        return any("handed out by email" in need for need in (await campaign_of(desk)).needs)
+
+    found: dict[str, bool] = {}
+    await desk.release()
+    desk.clock.let_pass(minutes=4)
+    found["4 minutes"] = await rests()
+    desk.clock.let_pass(minutes=2)
+    found["6 minutes"] = await rests()
+    await an_administrator_pauses(desk)
+    found["paused"] = await rests()
+    await desk.app.operations.resume(NAME, "registrar")
+    found["resumed"] = await rests()
+    desk.move_clock(datetime.fromisoformat("2027-03-17T18:30+08:00"))
+    found["after hours"] = await rests()
+    desk.move_clock(datetime.fromisoformat("2027-03-18T09:02+08:00"))
+    found["the next morning"] = await rests()
+    assert [words for words, so in found.items() if so] == ["6 minutes"]
+
+
+# --- channels, pace and canaries ------------------------------------------------------------------
+
+
+async def test_two_channels_are_counted_each_for_itself(desk: Desk) -> None:
+    """And everything that is said names the channel."""
+    everybody = [Someone(number=n, mobile=f"+852 6123 400{n}") for n in range(4)]
+    for parcel in await desk.plan(everybody, sms=True):
+        if parcel.channel == "sms":
+            reached = parcel.shard < 3
+            state = State.ACCEPTED if reached else State.CLOSED
+            delivered = b"\1" if parcel.shard < 2 else b""
+            reason = "" if reached else "failed"
+            await change(desk, parcel, state=state, reason=reason, delivered=delivered)
+    await desk.app.stores.control.pause(NAME, "sms", "setup", "Twilio answered 401.")
+    until = StorageTime(desk.clock.storage_now() + timedelta(minutes=30))
+    await desk.app.stores.control.hold_until(NAME, "email", until)
+
+    status = await desk.app.status.collect()
+    (campaign,) = status.campaigns
+    shown = [
+        (one.touch, one.channel, one.people, one.delivered)
+        for one in campaign.touches
+        if one.people
+    ]
+    assert shown == [
+        ("fortnight", "email", {"planned": 4}, 0),
+        ("fortnight", "sms", {"accepted": 3, "failed": 1}, 2),
+    ]
+    assert [(one.touch, one.channel) for one in campaign.touches[:3]] == [
+        *(("announce", "email"), ("announce", "sms"), ("month", "email")),
+    ]
+    assert [(one.channel, one.paused) for one in campaign.channels] == [
+        *(("email", []), ("sms", ["setup"])),
+    ]
+    pause, lost = campaign.needs
+    assert pause.startswith("SMS: Twilio answered 401. Paused since")
+    assert lost.startswith("`fortnight` by SMS has 1 person in parcels that failed")
+    assert campaign.waits[0].startswith("Email: The provider asked to wait until ")
+    assert campaign.waiting[0] == "SMS: Twilio answered 401."
+    printed = format_status(status)
+    assert re.search(r"fortnight +SMS +2027-03-17 09:00 +under way +3 accepted, 1 failed", printed)
+    assert "(2 delivered)" in printed
+
+    desk.move_clock(datetime.fromisoformat("2027-03-17T18:30+08:00"))
+    _, by_email, by_sms = (await campaign_of(desk)).needs
+    assert by_email.startswith(
+        "The day of `fortnight` by email has ended with 1 person in parcels that still wait"
+    )
+    assert by_sms.startswith(
+        "The day of `fortnight` by SMS has ended with 1 person in parcels that"
+    )
+
+
+async def test_the_days_limit_and_how_much_of_it_is_used(desk: Desk) -> None:
+    await desk.plan(in_one_shard(60), sending="max_per_day: {email: 12}")
+    used: dict[str, tuple[int, int | None]] = {}
+
+    async def look(words: str) -> CampaignStatus:
+        campaign = await campaign_of(desk)
+        (email,) = campaign.channels
+        used[words] = (email.sent_today, email.limit_today)
+        return campaign
+
+    campaign = await look("before")
+    (slow,) = campaign.needs
+    assert slow.startswith("`fortnight` is too slow: at the limits under `sending`, 60 people take")
+    assert "until Tue 23 March 2027" in slow
+    await desk.send_due()
+    campaign = await look("on the day")
+    assert campaign.waits == [
+        "This day's limit of 12 recipients is reached. The others follow on the next open day."
+    ]
+    assert "today by email: 12 of at most 12 recipients" in (
+        format_status(await desk.app.status.collect())
+    )
+    desk.move_clock(datetime.fromisoformat("2027-03-18T10:00+08:00"))
+    await look("the day after")
+    assert used == {"before": (0, 12), "on the day": (12, 12), "the day after": (0, 12)}
+
+
+async def test_without_limits_there_is_no_pace_to_tell_of(desk: Desk) -> None:
+    await desk.plan(2)
+    await desk.send_due()
+    (email,) = (await campaign_of(desk)).channels
+    assert (email.limit_today, email.sent_today) == (None, 2)
+    assert "today by" not in format_status(await desk.app.status.collect())
+
+
+async def test_a_canary_waits_and_passes(desk: Desk) -> None:
+    await desk.plan(people(48), sending="canary: {recipients: 16, delivered: 0.8}")
+    told: list[tuple[str, int, int, int, int]] = []
+
+    async def look() -> CampaignStatus:
+        campaign = await campaign_of(desk)
+        canary = next(one for one in campaign.touches if one.touch == "fortnight").canary
+        assert canary is not None
+        told.append(
+            (canary.result, canary.recipients, canary.sent, canary.delivered, canary.needed)
+        )
+        return campaign
+
+    await look()
+    await desk.send_due()
+    for parcel in (await desk.parcels(State.ACCEPTED))[:12]:
+        await desk.report(parcel, delivered=[0])
+    campaign = await look()
+    assert campaign.waits == [
+        "`fortnight` waits for its canary: 16 of 16 sent, 12 delivered; the rest follows at 13."
+    ]
+    assert "canary waiting: 16 of 16 sent, 12 delivered" in (
+        format_status(await desk.app.status.collect())
+    )
+    for parcel in await desk.parcels(State.ACCEPTED):
+        await desk.report(parcel, delivered=[0])
+    await desk.send_due()
+    campaign = await look()
+    assert campaign.waits == []
+    assert told == [
+        ("waiting", 16, 0, 0, 13),
+        ("waiting", 16, 16, 12, 13),
+        ("passed", 16, 16, 16, 13),
+    ]
+    await the_canary_fails(desk)
+    assert (await look()).waits == []
+    assert all(one.canary is None for one in campaign.touches if one.touch != "fortnight")
+
+
+async def test_seed_addresses_are_outside_all_counts(desk: Desk) -> None:
+    await desk.plan(2, sending="seed_addresses: [colleague@its.hku.hk]\nmax_per_day: {email: 50}")
+    await desk.send_due()
+    parcels = await desk.parcels()
+    assert sum(parcel.seed for parcel in parcels) == 1
+    campaign = await campaign_of(desk)
+    touch = next(one for one in campaign.touches if one.touch == "fortnight")
+    assert (touch.parcels, touch.people) == ({"accepted": 2}, {"accepted": 2})
+    assert campaign.channels[0].sent_today == 2
+    (seed,) = [parcel for parcel in parcels if parcel.seed]
+    await change(desk, seed, state=State.AMBIGUOUS)
+    assert await desk.unreached() == {}
 
 
 # --- the list of the unreached --------------------------------------------------------------------
@@ -480,3 +700,14 @@ async def test_everybody_who_was_not_reached_is_listed_with_the_reason(desk: Des
         1: "no usable contact",
         2: "no usable contact",
     }
+
+
+@pytest.mark.invariant(2)
+async def test_after_its_day_the_list_has_everybody_whom_the_alarm_counts(desk: Desk) -> None:
+    planned = await desk.plan(4)
+    await change(desk, planned[0], state=State.ACCEPTED)
+    await change(desk, planned[1], state=State.CLAIMED)
+    await change(desk, planned[2], state=State.CLOSED, reason="expired")
+    assert await desk.unreached() == {2: "expired"}
+    desk.move_clock(datetime.fromisoformat("2027-03-17T18:30+08:00"))
+    assert await desk.unreached() == {1: "still under way", 2: "expired", 3: "still planned"}

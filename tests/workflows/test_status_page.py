@@ -19,9 +19,12 @@ from hypothesis import strategies as st
 
 from shared.clock import CampaignTime, StorageTime
 from shared.rules.guards import ShardCounts
-from shared.rules.parcels import Parcel, State, has_bit, with_bits
+from shared.rules.pace import CanaryResult
+from shared.rules.parcels import Channel, Parcel, State, has_bit, with_bits
 from shared.workflows.status import (
     CampaignStatus,
+    CanaryStatus,
+    ChannelStatus,
     PassStatus,
     Status,
     SweepStatus,
@@ -115,6 +118,7 @@ class Page(HTMLParser):
 def make_touch(name: str = "week", **changes: Any) -> TouchStatus:
     touch = TouchStatus(
         touch=name,
+        channel="email",
         opening=OPENING,
         closing=CampaignTime(OPENING + timedelta(hours=9)),
         place="next",
@@ -122,6 +126,15 @@ def make_touch(name: str = "week", **changes: Any) -> TouchStatus:
         people={},
     )
     return msgspec.structs.replace(touch, **changes)
+
+
+def make_channel(name: Channel = "email", **changes: Any) -> ChannelStatus:
+    channel = ChannelStatus(channel=name, paused=[], limit_today=None, sent_today=0)
+    return msgspec.structs.replace(channel, **changes)
+
+
+def make_canary(result: CanaryResult) -> CanaryStatus:
+    return CanaryStatus(result=result, recipients=50, sent=50, delivered=12, needed=40)
 
 
 def make_campaign(name: str = NAME, **changes: Any) -> CampaignStatus:
@@ -141,6 +154,7 @@ def make_campaign(name: str = NAME, **changes: Any) -> CampaignStatus:
         days_to_enforcement=15,
         counts=ShardCounts(),
         shards_done=16,
+        channels=[make_channel()],
         touches=[make_touch()],
         waiting=[],
         mistakes=[],
@@ -328,7 +342,7 @@ def test_what_it_says_in_each_state(status: Status, sayings: list[str]) -> None:
 def test_when_the_touches_are_in_the_zone_of_the_campaign() -> None:
     """The same moment is another day on the other side of the world."""
     touches = [
-        make_touch("month", place="over", people={"accepted": 12000}),
+        make_touch("month", place="over", people={"accepted": 12000}, delivered=11000),
         make_touch("week"),
         make_touch("gone", place="gives way", opening=None, closing=None),
     ]
@@ -338,13 +352,46 @@ def test_when_the_touches_are_in_the_zone_of_the_campaign() -> None:
     ]
     page = Page(render_status(make_status(*campaigns)))
     assert page.table("Touches (Asia/Hong_Kong)") == [
-        ["month", "over", "Wed 24 March 2027, 09:00–18:00", "12,000"],
-        ["week", "next, in 7 days", "Wed 24 March 2027, 09:00–18:00", "0"],
-        ["gone", "gives way", "none of its own", "0"],
+        ["month", "over", "Wed 24 March 2027, 09:00–18:00", "12,000", "11,000"],
+        ["week", "next, in 7 days", "Wed 24 March 2027, 09:00–18:00", "0", "0"],
+        ["gone", "gives way", "none of its own", "0", "0"],
     ]
     assert page.table("Touches (Pacific/Honolulu)") == [
-        ["week", "next, in 7 days", "Tue 23 March 2027, 15:00–00:00", "0"],
+        ["week", "next, in 7 days", "Tue 23 March 2027, 15:00–00:00", "0", "0"],
     ]
+
+
+def test_a_touch_names_its_channel_where_there_are_several() -> None:
+    by_email = make_touch(people={"accepted": 12}, parcels={"accepted": 1}, delivered=11)
+    by_sms = make_touch(channel="sms", people={"accepted": 3}, parcels={"accepted": 3})
+    page = Page(render_status(make_status(make_campaign(touches=[by_email, by_sms]))))
+    day = ["next, in 7 days", "Wed 24 March 2027, 09:00–18:00"]
+    assert page.table("Touches (") == [
+        ["week by email", *day, "12", "11"],
+        ["week by SMS", *day, "3", "0"],
+    ]
+    names = [row[0] for row in page.table("People and their parcels")]
+    assert names == ["week by email", "week by SMS"]
+    alone = Page(render_status(make_status(make_campaign(touches=[by_sms]))))
+    assert alone.table("Touches (")[0][0] == "week"
+
+
+def test_the_canary_stands_with_its_touch() -> None:
+    touches = [make_touch(f"t-{result}", canary=make_canary(result)) for result in CanaryResult]
+    page = Page(render_status(make_status(make_campaign(touches=[*touches, make_touch()]))))
+    assert [row[1] for row in page.table("Touches (")] == [
+        "next, in 7 days canary waiting",
+        "next, in 7 days canary passed",
+        "next, in 7 days canary failed",
+        "next, in 7 days",
+    ]
+
+
+def test_the_pace_of_the_day_is_shown_where_there_is_one() -> None:
+    channels = [make_channel(limit_today=5000, sent_today=1250), make_channel("sms")]
+    page = Page(render_status(make_status(make_campaign(channels=channels))))
+    assert "Sent today by email 1,250 of at most 5,000" in page.text
+    assert "Sent today by SMS" not in page.text
 
 
 def test_a_file_that_is_none_does_not_fill_the_page() -> None:
@@ -417,7 +464,7 @@ async def test_every_count_is_the_ledgers(desk: Desk) -> None:
                 n for (of, _, what), n in expected.items() if (of, what) == (touch, kind)
             )
     assert +shown == expected
-    (reached,) = (row[-1] for row in page.table("Touches (") if row[0] == "week")
+    (reached,) = (row[-2] for row in page.table("Touches (") if row[0] == "week")
     assert int(reached) == expected["week", "accepted", "people"]
 
 
@@ -557,24 +604,29 @@ FIELDS = "id,userPrincipalName,displayName,mail,otherMails,mobilePhone"
 
 
 def full_status() -> Status:
-    """Five campaigns of eight touches, each of which ended in every way; one is under way, too."""
+    """Four campaigns of eight touches, each of which ended in every way; one is under way, too. One
+    of the campaigns goes out on two channels."""
     ended = dict.fromkeys(("accepted", "final", "refused", "left out", "expired", "failed"), 12_345)
     moving = dict.fromkeys(STATES, 12_345)
     touches = [
-        make_touch(f"touch-number-{number}", parcels=people, people=people)
+        make_touch(f"touch-number-{number}", parcels=people, people=people, delivered=12_345)
         for number, people in enumerate([*[ended] * 7, moving])
     ]
+    canary = make_canary(CanaryResult.WAITING)
+    texts = [msgspec.structs.replace(touch, channel="sms", canary=canary) for touch in touches]
+    limited = {"limit_today": 50_000, "sent_today": 12_345}
     campaigns = [
         make_campaign(
             f"alumni-of-the-year-{year}",
             headline="Needs you: " + "a long sentence. " * 10,
-            needs=["a long sentence. " * 10] * 4,
-            waits=["a long sentence. " * 6] * 2,
+            needs=["a long sentence. " * 10] * 6,
+            waits=["a long sentence. " * 6] * 3,
             mistakes=["alumni.yaml:10: `x` is not a key of a campaign file. " * 2] * 20,
             counts=ShardCounts(reasons=dict.fromkeys(("disabled", "guest", "service account"), 1)),
-            touches=touches,
+            channels=[make_channel(**limited), make_channel("sms", **limited)],
+            touches=[*touches, *(texts if year == 2027 else [])],
         )
-        for year in range(2027, 2032)
+        for year in range(2027, 2031)
     ]
     return make_status(*campaigns, sweep=OPEN)
 

@@ -58,7 +58,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
     Attributes:
         index: the person's place in the ledger row, which receipts name.
-        address: an email address, or a number.
+        address: an email address, or a number in the form of E.164.
         substitutions: the value of each of the letter's tags.
     """
 
@@ -89,7 +89,9 @@ class RefusedReason(StrEnum):
     SETUP = "setup"
     """Our key, sender or message is at fault: a person must see to it."""
     RECIPIENTS = "recipients"
-    """Because of some of the recipients, which `indices` names."""
+    """Because of some of the recipients, which `indices` names: they can't be reached there."""
+    OPTED_OUT = "opted_out"
+    """Because the recipients that `indices` names told the provider that they want no more."""
     UNATTRIBUTABLE = "unattributable"
     """Something in it is at fault, and the provider doesn't say what."""
     TOO_LARGE = "too_large"
@@ -105,9 +107,10 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     """It is proven that nobody of the parcel gets anything from this call.
 
     Attributes:
-        detail: for logs and administrators; holds no address.
+        detail: for logs and administrators; holds no address and no number.
         retry_after: seconds that the provider asked us to wait, or None where it didn't say.
-        indices: for `RECIPIENTS`, positions in the envelopes that `prepare` was given.
+        indices: for `RECIPIENTS` and `OPTED_OUT`, positions in the envelopes that `prepare` was
+            given.
     """
 
     reason: RefusedReason

@@ -13,8 +13,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 
 import msgspec
 from sendgrid.helpers.mail import (
@@ -35,7 +33,7 @@ from sendgrid.helpers.mail import (
 )
 
 from shared.rules.contact import fold_address
-from shared.services.http import Answer, HttpClient, NotSent, NotStarted, Unclear
+from shared.services.http import Answer, HttpClient
 from shared.services.senders import (
     Accepted,
     Ambiguous,
@@ -48,6 +46,7 @@ from shared.services.senders import (
     RefusedReason,
     Unsendable,
 )
+from shared.services.senders.calling import call_once, setup_fault
 
 _MAX_PERSONALIZATIONS = 1_000
 _CUSTOM_ARGS_LIMIT = 10_000  # bytes of the whole call, as JSON: fewer than this
@@ -56,7 +55,6 @@ _SUBSTITUTIONS_LIMIT = 10_000  # bytes of one personalization
 _BODY_LIMIT = 30 * 1024 * 1024  # bytes: fewer than this
 _MAX_CATEGORIES, _MAX_CATEGORY = 10, 255
 
-_LONGEST_WAIT = 86_400.0
 _LONGEST_DETAIL = 300
 
 _NAMES_RECIPIENT = re.compile(r"personalizations\.(\d{1,4})\.to(?:\.|$)")
@@ -139,21 +137,16 @@ class SendGrid:
 
     async def send(self, prepared: Prepared, may_start: Callable[[], bool]) -> Outcome:
         """Make the call, once; see `Sender.send`."""
-        try:
-            answer = await self._http.post(
-                self._url,
-                headers=self._headers,
-                body=prepared.body,
-                may_start=may_start,
-                timeout=self._call_timeout,
-            )
-        except NotStarted as error:
-            return Refused(reason=RefusedReason.NOT_STARTED, detail=str(error))
-        except NotSent as error:
-            return Refused(reason=RefusedReason.UNREACHABLE, detail=f"SendGrid: {error}")
-        except Unclear as error:
-            return Ambiguous(f"SendGrid: {error}")
-        return read_answer(answer, prepared.count)
+        answer = await call_once(
+            self._http,
+            self._url,
+            provider="SendGrid",
+            headers=self._headers,
+            body=prepared.body,
+            may_start=may_start,
+            timeout=self._call_timeout,
+        )
+        return read_answer(answer, prepared.count) if isinstance(answer, Answer) else answer
 
 
 def _check_limits(
@@ -189,9 +182,10 @@ def _personalize(envelope: Envelope) -> Personalization:
     personal.add_to(To(envelope.address, _phrase(envelope.name)))
     for tag, value in envelope.substitutions.items():
         personal.add_substitution(Substitution(tag, value))
-    # Substitutions don't reach headers: RFC 8058's pair is written out for each person.
-    personal.add_header(Header("List-Unsubscribe", f"<{envelope.unsubscribe_url}>"))
-    personal.add_header(Header("List-Unsubscribe-Post", "List-Unsubscribe=One-Click"))
+    if envelope.unsubscribe_url:
+        # Substitutions don't reach headers: RFC 8058's pair is written out for each person.
+        personal.add_header(Header("List-Unsubscribe", f"<{envelope.unsubscribe_url}>"))
+        personal.add_header(Header("List-Unsubscribe-Post", "List-Unsubscribe=One-Click"))
     for name, value in _index_arg(envelope.index).items():
         personal.add_custom_arg(CustomArg(name, value))
     return personal
@@ -241,18 +235,20 @@ def read_answer(answer: Answer, count: int) -> Outcome:
     """
     errors = _errors_of(answer.body)
     said = _words(answer.status, errors)
-    wait = _seconds_to_wait(answer.headers)
+    wait = answer.wait
     match answer.status:
         case 202:
             return Accepted(answer.headers.get("X-Message-Id", ""))
         case 400:
             return _read_400(errors, said, count)
         case 401 if "credits" in said.lower():
-            return _setup(said, "raise the SendGrid plan or buy credits")
+            return setup_fault(said, "raise the SendGrid plan or buy credits")
         case 401:
-            return _setup(said, "put a valid key into SENDGRID_API_KEY")
+            return setup_fault(said, "put a valid key into SENDGRID_API_KEY")
         case 403:
-            return _setup(said, "give the API key the Mail Send right; verify the sender's domain")
+            return setup_fault(
+                said, "give the API key the Mail Send right; verify the sender's domain"
+            )
         case 408:
             return Refused(reason=RefusedReason.UNAVAILABLE, detail=said, retry_after=wait)
         case 413:
@@ -262,7 +258,7 @@ def read_answer(answer: Answer, count: int) -> Outcome:
         case 503 if errors:
             return Refused(reason=RefusedReason.UNAVAILABLE, detail=said, retry_after=wait)
         case status if 400 <= status < 500:
-            return _setup(said, "see that SENDGRID_BASE_URL is SendGrid's address")
+            return setup_fault(said, "see that SENDGRID_BASE_URL is SendGrid's address")
         case _:
             return Ambiguous(said)
 
@@ -276,7 +272,7 @@ def _read_400(errors: Sequence[_Error], said: str, count: int) -> Refused:
         if named := _NAMES_RECIPIENT.match(field):
             indices.add(int(named[1]))
         elif field not in ("", "null") and not _NAMES_PERSONALIZATIONS.match(field):
-            return _setup(said, "correct what it names, in the campaign file or in the app")
+            return setup_fault(said, "correct what it names, in the campaign file or in the app")
     if indices and max(indices) < count:
         return Refused(
             reason=RefusedReason.RECIPIENTS,
@@ -284,10 +280,6 @@ def _read_400(errors: Sequence[_Error], said: str, count: int) -> Refused:
             indices=tuple(sorted(indices)),
         )
     return Refused(reason=RefusedReason.UNATTRIBUTABLE, detail=said)
-
-
-def _setup(said: str, fix: str) -> Refused:
-    return Refused(reason=RefusedReason.SETUP, detail=f"{said}. Fix: {fix}")
 
 
 def _errors_of(body: bytes) -> list[_Error]:
@@ -314,29 +306,3 @@ def _without_addresses(message: str) -> str:
         "[address]" if any(mark in word for mark in _MARKS_OF_AN_ADDRESS) else word
         for word in message.split()
     )
-
-
-def _seconds_to_wait(headers: Mapping[str, str]) -> float | None:
-    """What Retry-After or else X-RateLimit-Reset asks for, by the answer's own Date: no clock of
-    ours has to agree with SendGrid's."""
-    date = _http_date(headers.get("Date"))
-    after = headers.get("Retry-After", "").strip()
-    reset = headers.get("X-RateLimit-Reset", "").strip()
-    until = _http_date(after)
-    if after.isdecimal():
-        seconds = float(after)
-    elif until is not None and date is not None:
-        seconds = (until - date).total_seconds()
-    elif reset.isdecimal() and date is not None:
-        seconds = float(reset) - date.timestamp()
-    else:
-        return None
-    return min(max(seconds, 0.0), _LONGEST_WAIT)
-
-
-def _http_date(value: str | None) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(value or "")
-    except ValueError:
-        return None
-    return date if date.tzinfo is not None else None

@@ -92,6 +92,13 @@ async def broken(req: func.HttpRequest) -> func.HttpResponse:
     raise LookupError("the shelf is empty")
 
 
+@app.route("slow", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
+async def slow(req: func.HttpRequest) -> func.HttpResponse:
+    record("slow")
+    await asyncio.sleep(1)
+    return func.HttpResponse("at last")
+
+
 @app.route("order", methods=["POST"], auth_level=func.AuthLevel.ANONYMOUS)
 async def order(req: func.HttpRequest) -> func.HttpResponse:
     queue = QueueClient.from_connection_string(

@@ -1,0 +1,23 @@
+"""A storm of ten kills: nobody is lost, and nobody is written to twice. `make chaos` is the long
+form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.storm import Size, run_storm
+
+
+@pytest.mark.invariant(1)
+@pytest.mark.invariant(2)
+async def test_ten_kills(tmp_path: Path) -> None:
+    size = Size(alumni=2700, kills=10, scale=0.01, doubts_settled=False)
+    said: list[str] = []
+    outcome = await run_storm(tmp_path, size, say=said.append)
+    assert outcome.findings.breaches == (), "\n".join(said)
+    # It was a storm.
+    assert {"sweep", "release", "sending"} <= outcome.kills.keys(), said
+    assert outcome.findings.doubtful
+    assert outcome.findings.recipients > 900
