@@ -3,7 +3,7 @@
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --quiet
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format bench pictures lock clean
+.PHONY: help setup run test check format bench chaos pictures lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -41,6 +41,9 @@ format: setup ## put the code into shape
 
 bench: setup ## run the benchmarks; prints one table of ratios
 	@$(RUN) python -m tests.bench
+
+chaos: setup ## kill the host a hundred times in the middle of a wave, and see what came of it
+	@$(RUN) python -m tests.chaos
 
 pictures: setup ## take the pictures of the README
 	@$(RUN) python -m tests.pictures

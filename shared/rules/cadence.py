@@ -4,6 +4,7 @@
     due_touch        per person and channel, or rather per distinct answer to "what have they had,
                      and when"
     due_anyway       the same for a person who says that they have registered
+    due_by_channel   either of them on several channels
 
 What stands in the schedule holds for everybody. What a person is due depends on the names of the
 touches that they have had, the time of the last one, and now; nothing else. The channels of a touch
@@ -13,7 +14,7 @@ are one nudge: each is asked for by itself, and no gap lies between them.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
@@ -198,6 +199,31 @@ def due_anyway(
     passed_over = {step.touch for step in schedule.steps if step.order < last.order}
     due = due_touch(schedule, had | passed_over, last_touch_at, now, channel=channel, beside=beside)
     return due if due and due.touch == last else None
+
+
+def due_by_channel(
+    schedule: Schedule,
+    had: AbstractSet[tuple[str, Channel]],
+    last_touch_at: CampaignTime | None,
+    now: CampaignTime,
+    channels: Iterable[Channel],
+    *,
+    silenced: bool,
+) -> dict[Channel, Due]:
+    """What a person is due on each of these channels, if anything.
+
+    Args:
+        had: the touches that they have had, each with the channel.
+        silenced: whether they say that they have registered (`due_anyway`).
+    """
+    ask = due_anyway if silenced else due_touch
+    found: dict[Channel, Due] = {}
+    for channel in channels:
+        here = {touch for touch, on in had if on == channel}
+        beside = {touch for touch, on in had if on != channel}
+        if due := ask(schedule, here, last_touch_at, now, channel=channel, beside=beside):
+            found[channel] = due
+    return found
 
 
 def is_over(schedule: Schedule, touch: str, now: CampaignTime) -> bool:

@@ -49,7 +49,7 @@ class ControlRow(msgspec.Struct, frozen=True, kw_only=True):
         buckets: tokens of the hourly limits: "" is the channel's own, the others are domains'.
         live_days: days of the campaign's zone on which something was handed out in live mode.
         canaries: touches whose canary has passed.
-        looked_back: touches whose day is over and was looked back at.
+        looked_back: touches, each with its day, that were looked back at when that was over.
         probe_at: when a parcel was last let through a set-up fault.
     """
 

@@ -13,7 +13,7 @@ import msgspec
 
 from shared.clock import CampaignTime, StorageTime
 from shared.errors import SetupFault
-from shared.rules.cadence import due_anyway, due_touch
+from shared.rules.cadence import due_by_channel
 from shared.rules.parcels import NOTHING_HAD, Channel, Had, Parcel, State, fold, has_bit
 from shared.rules.registration import Registration, shard_of
 from shared.stores.parcels import partition_of
@@ -255,14 +255,13 @@ def _find_next(standing: Standing, judged: Judged, had: Had, now: CampaignTime) 
     """What the cadence has for the person on each channel on which they can be written to: what is
     due, or else the first that comes after what they have had."""
     schedule = standing.schedule
-    ask = due_anyway if judged.silenced else due_touch
+    found = due_by_channel(
+        *(schedule, had.touches, had.last_at, now, judged.contacts), silenced=judged.silenced
+    )
     last_had = max((schedule.order.get(touch, -1) for touch, _ in had.touches), default=-1)
     coming: list[NextTouch] = []
     for channel in judged.contacts:
-        here = {touch for touch, on in had.touches if on == channel}
-        beside = {touch for touch, on in had.touches if on != channel}
-        due = ask(schedule, here, had.last_at, now, channel=channel, beside=beside)
-        if due:
+        if due := found.get(channel):
             coming.append(
                 NextTouch(touch=due.touch.touch, channel=channel, not_before=due.not_before)
             )

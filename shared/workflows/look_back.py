@@ -16,7 +16,7 @@ import msgspec
 
 from shared.clock import CampaignTime, StorageTime
 from shared.rules.calendar import open_hours
-from shared.rules.losses import count_silent, find_unreached
+from shared.rules.losses import REFUSED, count_silent, find_unreached
 from shared.rules.parcels import SHARDS, Channel, Parcel
 from shared.workflows.alarms import note_event, raise_alarm
 from shared.workflows.plan import channels_of
@@ -74,6 +74,8 @@ class LookBackWorkflow:
         unreached = await count_unreached(self._stores.ledger, standing.campaign, step)
         for channel in channels:
             reasons = unreached.get(channel, Counter())
+            # Whose address does not work has no usable contact; the next one is planned by itself.
+            del reasons[REFUSED]
             fields = {"campaign": standing.name, "touch": step.touch, "channel": channel}
             if reasons:
                 raise_alarm("touch_unreached", **fields, people=reasons.total(), reasons=reasons)

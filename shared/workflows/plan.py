@@ -17,7 +17,7 @@ import msgspec
 from shared.clock import CampaignTime
 from shared.errors import Superseded
 from shared.messages.words import choose_language, offered_languages
-from shared.rules.cadence import LIFE, Due, Schedule, due_anyway, due_touch, is_over
+from shared.rules.cadence import LIFE, Due, Schedule, due_by_channel, due_touch, is_over
 from shared.rules.campaign import Campaign
 from shared.rules.completion import outranks_report, silences
 from shared.rules.contact import Recipient, address_key, choose_email, choose_number
@@ -580,7 +580,7 @@ class _ShardPlan:
         # The cadence's answer depends on what someone has had, and few sets of that exist.
         self._answers: dict[
             tuple[frozenset[tuple[str, Channel]], CampaignTime | None, bool],
-            list[tuple[Channel, Due]],
+            dict[Channel, Due],
         ] = {}
         self._languages = offered_languages(standing.campaign.institution.name)
         sending = standing.campaign.sending
@@ -610,7 +610,7 @@ class _ShardPlan:
         self._still_due.add(account.id)
         if not (judged.contacts and self._sends and self._is_addressed(account)):
             return
-        for channel, due in self._due_for(judged, had):
+        for channel, due in self._due_for(judged, had).items():
             if (address := judged.contacts.get(channel)) is None:
                 continue
             recipient = Recipient(
@@ -620,21 +620,14 @@ class _ShardPlan:
             domain = domain_of(address, self._campaign.sending.max_per_domain_per_hour)
             self._due.setdefault((channel, due, language, domain), []).append(recipient)
 
-    def _due_for(self, judged: Judged, had: Had) -> list[tuple[Channel, Due]]:
+    def _due_for(self, judged: Judged, had: Had) -> dict[Channel, Due]:
         """What is due on each channel."""
         key = (had.touches, had.last_at, judged.silenced)
         if key not in self._answers:
-            ask = due_anyway if judged.silenced else due_touch
-            found: list[tuple[Channel, Due]] = []
-            for channel in self._channels:
-                here = {touch for touch, on in had.touches if on == channel}
-                beside = {touch for touch, on in had.touches if on != channel}
-                due = ask(
-                    *(self._schedule, here, had.last_at, self._now), channel=channel, beside=beside
-                )
-                if due:
-                    found.append((channel, due))
-            self._answers[key] = found
+            self._answers[key] = due_by_channel(
+                *(self._schedule, had.touches, had.last_at, self._now, self._channels),
+                silenced=judged.silenced,
+            )
         return self._answers[key]
 
     def _is_addressed(self, account: Account) -> bool:

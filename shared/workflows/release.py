@@ -124,11 +124,14 @@ class ReleaseWorkflow:
         sweep = await self._stores.sweeps.read_committed()
         failures: list[Exception] = []
         for standing in book.standings.values():
-            try:
-                await self._release(book, standing, sweep, repair=True)
-                await self._look_back.look_back(standing)
-            except Exception as error:  # of any kind: the other campaigns must not wait for it
-                failures.append(error)
+            for step in (
+                partial(self._release, book, standing, sweep, repair=True),
+                partial(self._look_back.look_back, standing),
+            ):
+                try:
+                    await step()
+                except Exception as error:  # of any kind: nothing else must wait for it
+                    failures.append(error)
         if failures:
             raise ExceptionGroup("release failed for some campaigns", failures)
 

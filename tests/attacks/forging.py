@@ -465,6 +465,12 @@ def _with_another_value(chance: Random, form: Mapping[str, str]) -> dict[str, st
     return {**form, name: values.get(name, flip_text(chance, form[name]))}
 
 
+def _with_field_twice(chance: Random, body: bytes) -> bytes:
+    """The genuine one stands first or last, whichever of them somebody may go by."""
+    again = chance.choice((b"MessageStatus=read", b"MessageStatus=", b"ErrorCode=20000", b"To=x"))
+    return b"&".join(chance.choice(((body, again), (again, body))))
+
+
 def _with_swapped_values(form: Mapping[str, str]) -> dict[str, str]:
     return {**form, "From": form["To"], "To": form["From"]}
 
@@ -478,7 +484,7 @@ def _with_other_ids(chance: Random, query: str) -> str:
     return chance.choice(
         (
             query.replace(NAME, "hku-alumni-2028"),
-            query.replace("%3Aa%7C", "%3Ab%7C"),
+            query.replace(":a%7C", ":b%7C"),
             query[: -len("&i=0")] + f"&i={chance.randrange(1, 1000)}",
             query.replace("attempt=0", "attempt=f"),
             query.replace("parcel=", "Parcel="),
@@ -487,7 +493,8 @@ def _with_other_ids(chance: Random, query: str) -> str:
             f"{query}&x=1",
             query.replace("&i=0", ""),
             "&".join(reversed(query.split("&"))),
-            query.replace("%3A", ":").replace("%7C", "|"),
+            query.replace(":", "%3A"),
+            query.replace("%7C", "|"),
             query.replace("&", ";"),
             f"{query}&",
             f"&{query}",
@@ -544,8 +551,7 @@ STATUSES: Mapping[str, Callable[[Random, Genuine], Status]] = {
     "a field more": lambda chance, one: one.with_form(_with_more(chance, one.form)),
     "a field less": lambda chance, one: one.with_form(_without(chance, one.form)),
     "a field twice, with another value": lambda chance, one: replace(
-        one.status,
-        body=one.status.body + b"&MessageStatus=" + chance.choice((b"failed2", b"read", b"")),
+        one.status, body=_with_field_twice(chance, one.status.body)
     ),
     "another value": lambda chance, one: one.with_form(_with_another_value(chance, one.form)),
     "two values changed": lambda chance, one: one.with_form(_with_swapped_values(one.form)),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 from cryptography.hazmat.primitives import hashes
@@ -139,7 +139,9 @@ def form_of(status: str = "delivered", **fields: str) -> dict[str, str]:
 
 
 def query_of(key: str, **ids: str) -> str:
-    return urlencode({"parcel": f"{NAME}:a|{key}", "attempt": ATTEMPT, "i": "0", **ids})
+    """The query of a StatusCallback, as the sender writes it."""
+    named = {"parcel": f"{NAME}:a|{key}", "attempt": ATTEMPT, "i": "0", **ids}
+    return urlencode(named, quote_via=quote, safe=":")
 
 
 def sign_status(

@@ -526,9 +526,9 @@ async def hold_up(target: Target) -> dict[str, int | None]:
 
 
 async def test_large_slow_and_broken_requests_leave_nothing_behind(target: Target) -> None:
-    """Each round brings some 150 MB, and 125 connections. The first may leave what is made once; the
-    two after it, together, may not leave as much as one of their longest bodies has. What the
-    process takes goes up and down by 3 MB all the same."""
+    """Each round brings some 150 MB, and 125 connections. The first may leave what is made once,
+    the two after it, together, not as much as one of their longest bodies has. What the process
+    takes goes up and down by 3 MB all the same."""
     pid = target.host.process.pid
     found: defaultdict[int | None, set[str]] = defaultdict(set)
     footprints: list[Footprint] = []

@@ -44,7 +44,7 @@ from tests.world import EXAMPLE, FORTNIGHT, NAME
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ALUMNI = 400
+ALUMNI = 300
 INSTITUTION = ("ithelp@hku.hk", "no-reply@its.hku.hk", "UID@connect.hku.hk")
 SEED = "colleague@its.example.edu"
 STRANGER = "Zaphodia Quellenhof"
@@ -324,6 +324,8 @@ async def running(directory: Path) -> AsyncGenerator[Run]:
             environment.setenv("SENDGRID_BASE_URL", inbox_url)
             environment.setenv("TWILIO_BASE_URL", inbox_url)
             environment.setenv("SENDGRID_WEBHOOK_PUBLIC_KEY", key.public)
+            # A refusal that may meet a parcel of one is tried again after 12 s, and not 60.
+            environment.setenv("AGES_SCALE", "0.2")
             async with running_system(options) as system:
                 run = Run(
                     *(system, directory, http, tenant_url, inbox_url),
@@ -392,14 +394,14 @@ async def test_everybody_is_known_who_was_written_to(run: Run, everybody: Everyb
     texts came to."""
     for container in (NAMES.containers.pages, NAMES.containers.outbox):
         contents = await run.contents(container)
-        assert len(set[str]().union(*map(everybody.find, contents))) > 300
+        assert len(set[str]().union(*map(everybody.find, contents))) > 200
     mails = (await read_messages(run.http, run.inbox_url, limit=100_000)).messages
     texts = (await read_texts(run.http, run.inbox_url, limit=100_000)).texts
     written_to = {mail.to[0].email for mail in mails} | {text.to for text in texts}
-    assert len(written_to) > 100
+    assert len(written_to) > 40
     assert [one for one in written_to if not everybody.find(one)] == []
     named = [one for one in run.people if everybody.find(one.display_name)]
-    assert len(named) > 0.95 * len(run.people)
+    assert len(named) > 0.9 * len(run.people)
 
 
 @pytest.mark.invariant(6)
@@ -435,7 +437,11 @@ async def into_ledger(run: Run, text: str) -> None:
 
 
 async def into_bytes(run: Run, text: str) -> None:
-    await _into_table(run, NAMES.tables.ledger, key="bytes", ids=bytes(range(256)) + text.encode())
+    await _into_table(run, NAMES.tables.ledger, "bytes", ids=bytes(range(256)) + text.encode())
+
+
+async def into_hash(run: Run, text: str) -> None:
+    await _into_table(run, NAMES.tables.ledger, "hash", **{f"bad_{text.encode().hex()}": True})
 
 
 async def into_key(run: Run, text: str) -> None:
@@ -453,6 +459,11 @@ async def into_status(run: Run, text: str) -> None:
 async def into_message(run: Run, text: str) -> None:
     body = msgspec.json.encode({"sweep": 1, "source": text, "run": 1})
     await run.system.app.account.queue(NAMES.queues.sweep).send_message(body)
+
+
+async def into_receipts(run: Run, text: str) -> None:
+    body = msgspec.json.encode({"campaign": NAME, "bounced": [[0, text.encode()]]})
+    await run.system.app.account.queue(NAMES.queues.receipts).send_message(body)
 
 
 async def into_poison(run: Run, text: str) -> None:
@@ -512,10 +523,12 @@ PLANTS: Mapping[str, tuple[str, Plant]] = {
     "a line of the log": ("log", into_log),
     "a value of a row": ("ledger", into_ledger),
     "among the bytes of a row": ("ledger", into_bytes),
+    "in the place of a hash": ("ledger", into_hash),
     "the key of a row": ("ledger", into_key),
     "a value of a control row": ("control", into_control),
     "why an administrator paused it": ("status", into_status),
     "a message": ("queues", into_message),
+    "in the place of a hash of a message": ("queues", into_receipts),
     "a message that died": ("queues", into_poison),
     "the name of a blob": ("blobs", into_blob_name),
     "the metadata of a blob": ("blobs", into_metadata),

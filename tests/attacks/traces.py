@@ -6,6 +6,7 @@ its escapes undone, and each of them looked up: so that a whole run can be searc
 
 from __future__ import annotations
 
+import base64
 import html
 import re
 from collections.abc import Iterable, Iterator
@@ -31,6 +32,8 @@ _ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)+")
 _NAME_OF_ACCOUNT = re.compile(r"[\w.#-]{5,}")
 _NUMBER = re.compile(r"\d+(?:[ ().\-/\u2011]{1,3}\d+)*")
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+_HEX = re.compile(r"(?:[0-9a-fA-F]{2}){8,}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{12,}={0,2}")
 _READABLE = re.compile(r"[^\x00-\x1f\x7f-\x9f\ufffd]{8,}")
 _MOST_GROUPS, _LEAST_DIGITS = 6, 9
 
@@ -62,11 +65,10 @@ class Everybody:
             self._numbers |= set(_forms_of(person.mobile_phone))
 
     def find(self, text: str | bytes) -> set[str]:
-        """Who is in a text, by what was found of them. Bytes are looked at where they can be read:
-        among others, eight letters in a row do not come about by chance."""
+        """Who is in a text, by what was found of them."""
         if isinstance(text, bytes):
-            text = "\n".join(_READABLE.findall(text.decode(errors="replace")))
-        return set[str]().union(*map(self._find_in, {text, *_unescape(text)}))
+            text = _read(text)
+        return set[str]().union(*map(self._find_in, {text, *_unescape(text), _decode(text)}))
 
     def _find_in(self, text: str) -> set[str]:
         folded = text.casefold()
@@ -102,6 +104,23 @@ def _digits_in(text: str) -> Iterator[str]:
                 joined += group
                 if len(joined) >= _LEAST_DIGITS:
                     yield joined
+
+
+def _read(raw: bytes) -> str:
+    """Bytes, where they can be read: among others, eight letters in a row do not come about by
+    chance."""
+    return "\n".join(_READABLE.findall(raw.decode(errors="replace")))
+
+
+def _decode(text: str) -> str:
+    """What stands in a text as hex or as base64."""
+    found = [bytes.fromhex(one) for one in _HEX.findall(text)]
+    for one in _BASE64.findall(text):
+        plain = one.rstrip("=")
+        # One letter over is half a byte: it stands beside the rest by chance.
+        plain = plain[:-1] if len(plain) % 4 == 1 else plain
+        found.append(base64.urlsafe_b64decode(plain.replace("+", "-").replace("/", "_") + "=="))
+    return "\n".join(map(_read, found))
 
 
 def _unescape(text: str) -> Iterator[str]:

@@ -13,11 +13,23 @@ from pathlib import Path
 import msgspec
 
 from local.azurite import running_azurite
-from tests.bench import crowd, dispatch, done, first_paint, planning, start, sweep, throttled
+from tests.bench import (
+    crowd,
+    dispatch,
+    done,
+    first_paint,
+    memory,
+    planning,
+    receipts,
+    start,
+    sweep,
+    texts,
+    throttled,
+)
 from tests.bench.bed import Bed
 from tests.bench.table import Line, Report, format_report, machine_facts
 
-_ACCOUNTS = 10
+_ACCOUNTS = 16
 """Storage accounts of the one Azurite: each benchmark has its own, each size of planning, and each
 wave."""
 
@@ -31,6 +43,9 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         recipients: of a wave.
         sample: people who are sent to in the way of the samples.
         best: people who are sent to one by one, as well as that can be done.
+        waves: recipients of the waves whose memory is looked at.
+        reported: recipients of a wave whose receipts come in.
+        texts: of which release has a row each.
         alumni: of whom three in eight are due a mail, while others of them confirm.
         starts: fresh processes for each kind of first request.
         requests: of each kind to a process that is warm.
@@ -46,6 +61,9 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     recipients: int = 100_000
     sample: int = 400
     best: int = 1_000
+    waves: tuple[int, ...] = (1_000, 30_000, 300_000)
+    reported: int = 100_000
+    texts: int = 20_000
     alumni: int = 53_000
     imports: int = 5
     starts: int = 10
@@ -63,6 +81,9 @@ QUICK = Sizes(
     recipients=20_000,
     sample=100,
     best=300,
+    waves=(1_000, 3_000, 10_000),
+    reported=20_000,
+    texts=2_000,
     alumni=10_000,
     imports=2,
     starts=2,
@@ -79,6 +100,9 @@ BENCHMARKS: dict[str, Callable[[Bed, Sizes], Awaitable[list[Line]]]] = {
     "dispatch": lambda bed, sizes: dispatch.measure(
         bed, sizes.recipients, sizes.sample, sizes.best
     ),
+    "memory": lambda bed, sizes: memory.measure(bed, sizes.waves),
+    "receipts": lambda bed, sizes: receipts.measure(bed, sizes.reported),
+    "texts": lambda bed, sizes: texts.measure(bed, sizes.texts),
     "done": lambda bed, sizes: done.measure(bed, sizes.starts, sizes.requests),
     "crowd": lambda bed, sizes: crowd.measure(bed, sizes.alumni, sizes.confirming),
     "pages": lambda bed, sizes: first_paint.measure(bed, sizes.shown, sizes.loads),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -45,7 +45,7 @@ class Areas(msgspec.Struct):
         return ", ".join(f"{name} {n / total:.0%}" for name, n in self.samples.most_common())
 
     @contextmanager
-    def sampled(self) -> Iterator[None]:
+    def sampled(self) -> Generator[None]:
         """Take samples for the length of the block; for the main thread."""
 
         def take(_number: int, frame: FrameType | None) -> None:

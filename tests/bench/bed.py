@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -135,7 +135,7 @@ class Bed:
         tenant: tuple[int, int] | None = None,
         inbox: bool = False,
         campaign: str | None = None,
-        **settings: str,
+        settings: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[Bench]:
         """A product on fresh storage, fourteen days before the example's deadline.
 
@@ -149,7 +149,7 @@ class Bed:
         write_clock_file(clock_file, FORTNIGHT)
         async with contextlib.AsyncExitStack() as stack:
             environment = environment_of(next(self._accounts), NOWHERE, NOWHERE, clock_file)
-            environment |= settings
+            environment |= settings or {}
             if tenant:
                 arguments = [
                     *("--alumni", str(tenant[0]), "--others", str(tenant[1])),

@@ -12,6 +12,9 @@ from tests.bench.table import Line
 from tests.bench.wave import alumni_for, planned_wave
 
 _MIB = 1024 * 1024
+_AIM = 100
+"""Bytes a person: 30 MiB more for 300,000. It is the parcels under way that take memory."""
+
 _WORKERS = {"release": "releases", "send": "sends"}
 
 
@@ -23,9 +26,7 @@ async def measure(bed: Bed, sizes: Sequence[int]) -> list[Line]:
         async with planned_wave(bed, alumni_for(size), early=True) as (bench, parcels):
             assert len(parcels) <= MOST_OUTSTANDING, "one tick releases all of it"
             for name in _WORKERS:
-                found = await run_child(
-                    "tests.bench.sender", name, environment=bench.environment
-                )
+                found = await run_child("tests.bench.sender", name, environment=bench.environment)
                 grown[name].append(found["peak"] - found["base"])
             assert {parcel.state for parcel in await bench.parcels()} == {State.ACCEPTED}
         recipients.append(sum(parcel.count for parcel in parcels))
@@ -41,5 +42,7 @@ def _describe(name: str, recipients: Sequence[int], grown: Sequence[float]) -> L
         what=f"peak memory of a worker that {_WORKERS[name]}",
         measured=f"{more:,.0f} bytes/person",
         beside=f"{grown[-1] / _MIB:.0f} MiB for {recipients[-1]:,}",
+        aim=f"at most {_AIM} bytes",
+        holds=more <= _AIM,
         notes=(f"Resident high-water mark over the base, in MiB: {steps}.",),
     )

@@ -29,7 +29,7 @@ _TWILIO = {
 async def measure(bed: Bed, texts: int) -> list[Line]:
     """Plans about so many texts, sends what one tick releases, and lets release look at all of
     them once they have been accepted."""
-    async with bed.running_bench(inbox=True, campaign=_by_sms(), **_TWILIO) as bench:
+    async with bed.running_bench(inbox=True, campaign=_by_sms(), settings=_TWILIO) as bench:
         messages = await write_sweep(bench, texts * 5 // 2, early=True)
         began = monotonic()
         for message in messages:

@@ -11,7 +11,7 @@ import msgspec
 from shared.clock import monotonic
 from shared.rules.parcels import Parcel, State
 from shared.workflows.release import MOST_OUTSTANDING
-from tests.bench.bed import Bed, Bench
+from tests.bench.bed import NOWHERE, Bed, Bench
 from tests.bench.pages import write_sweep
 from tests.world import NAME
 
@@ -50,7 +50,6 @@ async def planned_wave(
     tenant: bool = False,
     inbox: bool = True,
     campaign: str | None = None,
-    **settings: str,
 ) -> AsyncGenerator[tuple[Bench, list[Parcel]]]:
     """A product that has planned for so many alumni, and its parcels.
 
@@ -59,12 +58,9 @@ async def planned_wave(
         tenant: whether a tenant stands behind it that knows the same alumni.
         inbox: whether there is one.
         campaign: the text of the campaign file; the example, live, where None.
-        settings: of the app, beside those that it needs.
     """
     people = (alumni, 0) if tenant else None
-    async with bed.running_bench(
-        tenant=people, inbox=inbox, campaign=campaign, **settings
-    ) as bench:
+    async with bed.running_bench(tenant=people, inbox=inbox, campaign=campaign) as bench:
         for message in await write_sweep(bench, alumni, early=early):
             await bench.app.plans.plan(message)
         yield bench, await bench.parcels()
@@ -88,6 +84,8 @@ async def send_wave(bench: Bench, planned: Sequence[Parcel]) -> Spent:
     recipients = sum(
         parcel.outcome_of(index) == "had" for parcel in parcels for index in range(parcel.count)
     )
+    if bench.inbox_url != NOWHERE:
+        assert sum(call["count"] for call in await accepted_calls(bench)) == recipients
     calls = sum(parcel.state is State.ACCEPTED for parcel in parcels)
     return Spent(recipients, seconds, operations + calls, calls)
 

@@ -93,12 +93,10 @@ def judge(end: End) -> Findings:
         taken[call.parcel].append(call)
     doubtful = [row for row in end.rows if row.doubt]
     return Findings(
-        breaches=tuple(
-            [
-                *_in_calls(rows, taken),
-                *_in_rows(end, rows, taken),
-                *_in_people(end, rows, taken),
-            ]
+        breaches=(
+            *_in_calls(rows, taken),
+            *_in_rows(end, rows, taken),
+            *_in_people(end, rows, taken),
         ),
         due=len(end.due),
         taken=len(end.taken),

@@ -40,13 +40,14 @@ NOTHING: Final = "nothing"
 _TICK = 2.0
 """Seconds after which the minute timer is let run again: the other ages are shortened, too."""
 
-_LIFE = 2.0
+_LIFE = 1.5
 """Seconds for which a host lives on average, once it is ready."""
 
 _PATIENCE = 1.5
 """Seconds more, for a moment at which what was cut short least often is under way."""
 
 _OUTAGE = 2.0
+_HELP_DESK, _HELP_DESK_LATER = "ithelp@hku.hk", "help@its.hku.hk"
 _DUE = 3 / 8
 """Of all alumni, fourteen days before the deadline."""
 
@@ -71,13 +72,22 @@ class Size:
         """About so many people are due."""
         return int(self.alumni * _DUE)
 
-    def campaign(self, **edits: str) -> str:
+    @property
+    def is_long(self) -> bool:
+        return self.kills > 20
+
+    def campaign(self, help_desk: str) -> str:
         """Parcels that are many; and a rate at which as much time goes by as many kills take."""
-        if self.kills > 20:
+        per_hour = ""
+        if self.is_long:
             # What the rate lets out in five minutes goes at once.
             minutes = self.kills / 10
-            edits["per_hour"] = str(int(12 * self.recipients / (1 + minutes / 5)))
-        text = campaign_text(parcel_size=max(2, min(10, self.recipients // 200)), **edits)
+            per_hour = str(int(12 * self.recipients / (1 + minutes / 5)))
+        text = campaign_text(
+            parcel_size=max(2, min(10, self.recipients // 200)),
+            per_hour=per_hour,
+            help_desk=help_desk,
+        )
         # Half of all calls go wrong: nobody is to be asked about that.
         return text.replace("# guards: {ambiguous: 0.02,", "guards: {ambiguous: 1,")
 
@@ -133,16 +143,13 @@ class Storm:
 
     def _happenings(self) -> dict[int, Callable[[], Awaitable[None]]]:
         """What else happens, by the number of the kill that comes next."""
-        shares: dict[float, Callable[[], Awaitable[None]]] = {
-            0.25: self._edit,
-            0.4: self._sweep_again,
-            0.5: self._take_storage_away,
-            0.7: self._sweep_again,
-        }
+        shares = {0.25: self._edit, 0.4: self._sweep_again, 0.5: self._take_storage_away}
+        if self.size.is_long:
+            shares[0.7] = self._sweep_again
         return {int(share * self.size.kills): happening for share, happening in shares.items()}
 
     async def _edit(self) -> None:
-        text = self.size.campaign(help_desk="help@its.hku.hk")
+        text = self.size.campaign(_HELP_DESK_LATER)
         await self.scene.app.stores.campaigns.write_file("alumni.yaml", text.encode())
         self.edited = 2, self.scene.app.clock.storage_now()
 
@@ -164,7 +171,7 @@ class Storm:
             killed: the share of all kills so far.
         """
         ahead = killed - self.progress
-        life = _LIFE * (0.4 if ahead < 0 else 1 + 3 * ahead)
+        life = _LIFE * (0.4 if ahead < 0 else 1 + 5 * ahead)
         ends = monotonic() + self.random.uniform(0, 2 * life)
         seen: set[str] = set()
         while True:
@@ -207,9 +214,7 @@ class Storm:
         while await self.scene.is_any_left(*states, sweeps=self.sweeps):
             await asyncio.sleep(_TICK)
         self.say("nothing more can come")
-        return await self.scene.look(
-            edited=self.edited, doubts_settled=self.size.doubts_settled
-        )
+        return await self.scene.look(edited=self.edited, doubts_settled=self.size.doubts_settled)
 
 
 async def run_storm(
@@ -224,7 +229,7 @@ async def run_storm(
     random = Random(size.seed)
     ages = Ages().scaled(size.scale)
     async with running_scene(
-        directory, alumni=size.alumni, campaign=size.campaign(), scale=size.scale
+        directory, alumni=size.alumni, campaign=size.campaign(_HELP_DESK), scale=size.scale
     ) as scene:
         weather = Weather(
             scene,

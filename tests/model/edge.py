@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 from urllib.parse import unquote
 
 import aiohttp
@@ -70,13 +71,12 @@ class Step:
     """A request that waits.
 
     Attributes:
+        kind: a look, a write, or the call of the provider.
         loses: whether its answer can be lost without the caller's waiting for seconds.
-        is_call: whether it is a call of the provider.
     """
 
-    what: str
-    loses: bool
-    is_call: bool
+    kind: Literal["look", "write", "call"]
+    loses: bool = False
     fate: asyncio.Future[tuple[Fate, Reply]] = field(default_factory=asyncio.Future)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -138,7 +138,7 @@ class Edge:
 
     async def _call(self, request: web.Request, body: bytes) -> web.StreamResponse:
         answer = await self.come(body)
-        step = Step("the call", loses=True, is_call=True)
+        step = Step("call", loses=True)
         try:
             fate, reply = await self._queue(step)
             if fate is Fate.KILLED_BEFORE:
@@ -227,15 +227,10 @@ def services_of(connection_string: str) -> dict[str, str]:
 
 
 def _step_of(name: str, *, reads: bool, looks: bool) -> Step | None:
-    if looks:
-        return Step(f"a look at {name}", loses=False, is_call=False)
     if reads:
-        return None
-    if name in _TABLES:
-        return Step(f"a write of {name}", loses=True, is_call=False)
-    # The SDK waits for seconds before it asks these again.
-    kind = "message for" if name in _QUEUES else "blob of"
-    return Step(f"a {kind} {name}", loses=False, is_call=False)
+        return Step("look") if looks else None
+    # After a lost answer of blobs or queues the SDK would wait for seconds.
+    return Step("write", loses=name in _TABLES)
 
 
 def _name_in(request: web.Request) -> str:

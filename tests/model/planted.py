@@ -1,5 +1,5 @@
-"""Mistakes that the machine must find: each is written into a copy of the tree, and the machine runs
-there until it finds a promise broken."""
+"""Mistakes that the machine must find: each is written into a copy of the tree, and the machine
+runs there until it finds a promise broken."""
 
 from __future__ import annotations
 
@@ -40,6 +40,12 @@ class Mistake:
     file: str
     old: str
     new: str
+
+    def planted_in(self, tree: Path) -> str:
+        """The file's text with the mistake."""
+        text = (tree / self.file).read_text()
+        assert text.count(self.old) == 1, f"{self.name}: {self.file} reads otherwise now"
+        return text.replace(self.old, self.new)
 
 
 MISTAKES = (
@@ -143,10 +149,7 @@ def planted(mistake: Mistake) -> Iterator[Path]:
             else:
                 shutil.copy(source, copy / name)
         (copy / ".azurite").symlink_to(ROOT / ".azurite")
-        file = copy / mistake.file
-        text = file.read_text()
-        assert text.count(mistake.old) == 1, f"{mistake.name}: {mistake.file} reads otherwise now"
-        file.write_text(text.replace(mistake.old, mistake.new))
+        (copy / mistake.file).write_text(mistake.planted_in(copy))
         yield copy
 
 
@@ -157,8 +160,7 @@ def search(mistake: Mistake, *, examples: int, seed: int) -> Found:
         run = subprocess.run(
             [*command, f"--seed={seed}"],
             cwd=copy,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             check=False,
         )
