@@ -511,7 +511,8 @@ class Keys(msgspec.Struct, frozen=True):
             return True
         given = request.headers.get("x-functions-key") or request.query.get("code", "")
         allowed = [self.master] if level == "ADMIN" else [self.master, self.function]
-        return any(hmac.compare_digest(given.encode(), key.encode()) for key in allowed)
+        raw = given.encode(errors="surrogateescape")
+        return any(hmac.compare_digest(raw, key.encode()) for key in allowed)
 
 
 def http_paths(prefix: str, route: str) -> list[str]:
@@ -549,7 +550,8 @@ class HttpServer:
         self._app = web.Application(
             client_max_size=100 * 1024 * 1024, middlewares=[_no_such_method_is_no_such_route]
         )
-        self._runner = web.AppRunner(self._app, access_log=None)  # URLs carry keys and links
+        # No access log, since URLs carry keys and links; bodies reach functions as they were sent.
+        self._runner = web.AppRunner(self._app, access_log=None, auto_decompress=False)
         self._app.router.add_post("/admin/functions/{name}", self._run_timer)
         self._app.router.add_get("/admin/host/status", self._status)
         for function in functions.app.functions.values():

@@ -16,7 +16,7 @@ Beside the providers' they have switches and views of their own:
     GET /told                      how far the product has been told: see `Told`
 """
 
-from local.inbox.events import EventWebhook, SigningKey, write_body
+from local.inbox.events import SigningKey, write_body
 from local.inbox.fates import MailFates, TextFates
 from local.inbox.faults import Fault, Faults, Limit, TextFaults
 from local.inbox.mailboxes import Entry, Mail, Messages
@@ -28,7 +28,6 @@ from local.inbox.service import Inbox, Options, read_messages, read_texts, runni
 __all__ = [
     "MAX_BODY",
     "Entry",
-    "EventWebhook",
     "Fault",
     "Faults",
     "Inbox",

@@ -175,9 +175,10 @@ class EventWebhook:
 
     async def _tell(self, url: str, events: Sequence[_Event]) -> None:
         because = self._fates().dropped_because
-        body = write_body(_write(event, because) for event in events)
 
         def make() -> tuple[bytes, dict[str, str]]:
+            # Anew for each try: what waits for a host that is down must not fill the memory.
+            body = write_body(_write(event, because) for event in events)
             switches = self._fates()
             at = int(SystemClock().campaign_now().timestamp() + switches.clock_ahead)
             signed = {} if switches.unsigned else self._key.headers(body, at=at)

@@ -106,7 +106,13 @@ class People:
         at = to_text(self._clock.storage_now())
         name: str = f"no_{channel}_at" if channel else "opted_out_at"
         kind: ChangeKind = no_more(channel) if channel else "opted_out"
-        await self._remember(campaign, shard, {who: {name: at} for who in people}, kind)
+        partition = partition_of(campaign, shard)
+        fresh: dict[bytes, dict[str, str]] = {}
+        for who in people:
+            row = await self._table.read(partition, _key_of(who))
+            if row is None or name not in row:  # providers tell such things again and again
+                fresh[who] = {name: at}
+        await self._remember(campaign, shard, fresh, kind)
 
     async def _remember(
         self,

@@ -340,7 +340,6 @@ ODD_HEADS: dict[str, bytes] = {
     "a bomb of zeros": posted(
         "callbacks/sendgrid", b"Content-Encoding: gzip", body=gzip.compress(bytes(MOST))
     ),
-    # The local host's own: see KEYS and ENCODED.
 }
 ODD_PATHS = (
     *("guide/%FF", "guide/%00", "guide/%zz", "guide/..%2f..%2fhealth", "guide/a%2Fb", "guide/en;a"),

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from shared.clock import CampaignTime
+from shared.clock import CampaignTime, monotonic
 from shared.rules.contact import Recipient
 from shared.rules.parcels import Parcel
+from shared.stores.names import NAMES
 from shared.stores.outbox import Slice
 from tests.bench.areas import Areas
 from tests.bench.bare import without_words
@@ -45,6 +46,7 @@ async def measure(bed: Bed, recipients: int, sample: int, best: int) -> list[Lin
             ours = await send_wave(bench, parcels)
         calls = await accepted_calls(bench)
         after = await send_half(slice(1, None, 2))
+        afterwards = [await _look_back(bench, len(parcels)), await _weigh(bench, recipients)]
     usual, kept = (one + other for one, other in zip(before, after, strict=True))
     storage = await _send_without_words(bed, recipients)
     return [
@@ -53,6 +55,7 @@ async def measure(bed: Bed, recipients: int, sample: int, best: int) -> list[Lin
         _count_operations(ours, usual, len(parcels)),
         _waits(calls, began),
         _processor_time(ours, areas),
+        *afterwards,
     ]
 
 
@@ -73,6 +76,41 @@ async def _send_without_words(bed: Bed, recipients: int) -> Spent:
     ):
         bench.app = without_words(bench.app)
         return await send_wave(bench, parcels)
+
+
+async def _look_back(bench: Bench, parcels: int) -> Line:
+    """What looks at the whole wave once it is over: every minute, and at each look at the status."""
+    began, operations = monotonic(), bench.operations
+    await bench.app.releases.release_all()
+    tick, ticked = monotonic(), bench.operations
+    await bench.app.status.collect()
+    status = monotonic()
+    return Line(
+        what=f"a tick of release over {parcels} parcels that are settled",
+        measured=f"{tick - began:.2f} s",
+        beside=f"a status {status - tick:.2f} s",
+        notes=(
+            f"{ticked - operations} storage operations; {bench.operations - ticked} for the "
+            "status. A status looks at all rows of its campaign.",
+        ),
+    )
+
+
+async def _weigh(bench: Bench, recipients: int) -> Line:
+    """What contact data weigh, which expire."""
+    sizes = {
+        name: sum([blob.size async for blob in bench.app.account.container(name).list_blobs()])
+        for name in (NAMES.containers.pages, NAMES.containers.outbox)
+    }
+    pages, outbox = (
+        sizes[NAMES.containers.pages] / alumni_for(recipients),
+        sizes[NAMES.containers.outbox] / recipients,
+    )
+    return Line(
+        what="contact data of the wave, in storage",
+        measured=f"{outbox:,.0f} bytes/person",
+        beside=f"pages of its sweep {pages:,.0f} bytes/alumnus",
+    )
 
 
 def _compare(ours: Spent, usual: Spent, kept: Spent, parcels: int) -> list[Line]:
@@ -152,7 +190,6 @@ def _waits(calls: Sequence[dict[str, Any]], began: CampaignTime) -> Line:
     return Line(
         what=f"from due to accepted, over {waits.count:,} people",
         measured=f"p50 {waits.p50:.1f} s, p95 {waits.p95:.1f} s",
-        aim="",
         notes=(
             "One instance, all due at once, as at a verdict: release runs at once. What falls due "
             f"later waits for the minute's tick, too: {_MOST_WAITING / 2:.0f} s on average.",

@@ -49,7 +49,6 @@ def _say(what: str) -> None:
 def _table(outcome: Outcome, size: Size) -> Iterator[str]:
     found, met = outcome.findings, outcome.met
     refused = sum(count for name, count in met.items() if was_refused(name))
-    lost = sum(" is lost" in breach for breach in found.breaches)
     lines: Mapping[str, object] = {
         "kills": size.kills,
         **{f"  that met {phase}": outcome.kills[phase] for phase in (*PHASES, NOTHING)},
@@ -69,7 +68,7 @@ def _table(outcome: Outcome, size: Size) -> Iterator[str]:
         "recipients due": found.due,
         "  written to": found.recipients,
         **{f"  not reached: {why}": count for why, count in sorted(found.unreached.items())},
-        "lost": lost,
+        "lost": found.lost,
         "seconds": f"{outcome.seconds:.0f}",
     }
     width = max(map(len, lines))

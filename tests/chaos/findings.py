@@ -69,6 +69,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
         final: those of which nothing is known for good.
         doubled: parcels that were accepted twice, with their number of people who got two mails;
             the ledger names each of them as resent.
+        lost: people who are due, were not written to and are in no list.
         unreached: people, by reason.
     """
 
@@ -82,6 +83,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     resent: int
     final: int
     doubled: dict[str, int]
+    lost: int
     unreached: dict[str, int]
 
 
@@ -111,6 +113,7 @@ def judge(end: End) -> Findings:
             for parcel, calls in taken.items()
             if len(calls) > 1 and (both := calls[0].fates.keys() & calls[1].fates.keys())
         },
+        lost=len(_lost(end, rows, taken)),
         unreached=dict(Counter(end.unreached.values())),
     )
 
@@ -186,8 +189,7 @@ def _in_people(
     reached = _reached(rows, taken)
     for person in reached.keys() - end.due.keys():
         yield f"{format_id(person)} was written to, and is not due"
-    to_come = _in_state(end.rows, State.PLANNED)
-    for person in end.due.keys() - reached.keys() - end.unreached.keys() - to_come:
+    for person in _lost(end, rows, taken):
         yield f"{format_id(person)} is lost: due, not written to, and in no list"
     for person in _in_state(end.rows, State.AMBIGUOUS) - end.unreached.keys():
         yield f"{format_id(person)} may not have been reached, and is in no list"
@@ -201,6 +203,11 @@ def _in_people(
         for (touch, channel), times in had.items():
             if times > 1:
                 yield f"{format_id(person)} has `{touch}` by {channel} from {times} parcels"
+
+
+def _lost(end: End, rows: Mapping[str, Parcel], taken: Mapping[str, Sequence[Taken]]) -> set[bytes]:
+    to_come = _in_state(end.rows, State.PLANNED)
+    return end.due.keys() - _reached(rows, taken).keys() - end.unreached.keys() - to_come
 
 
 def _reached(

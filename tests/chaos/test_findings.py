@@ -129,4 +129,5 @@ def test_the_rest_is_counted() -> None:
     assert found.doubled == {parcel_id(RESENT): 2}
     assert (found.doubtful, found.resent, found.by_receipt, found.final) == (1, 1, 0, 0)
     assert (found.due, found.taken, found.recipients) == (3, 2, 2)
+    assert (found.lost, judge(LOST).lost) == (0, 1)
     assert found.unreached == {"no usable contact": 1}

@@ -21,11 +21,7 @@ class Broken(AssertionError):
 
 
 class Promises:
-    """Remembers what was seen, and says what must not be so.
-
-    Attributes:
-        names: names of people in messages, by id.
-    """
+    """Remembers what was seen, and says what must not be so."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -52,7 +48,7 @@ class Promises:
                 continue
             rested = (now.moved_at - before.moved_at).total_seconds()
             another = now.pair == before.pair and now.run not in ("", before.run)
-            if another and now.number == 0 and rested < AGES.fence_at_rest:
+            if another and rested < AGES.fence_at_rest:
                 raise Broken("the fence of a planner that lives was taken over")
 
     def _check_calls(self, rows: Rows) -> None:

@@ -125,7 +125,6 @@ class Operation:
         call: the call that it has made.
     """
 
-    what: str
     task: asyncio.Task[None]
     version: int
     call: Call | None = None
@@ -179,6 +178,7 @@ class World:
         clock: ModelClock,
         everybody: list[Someone],
         environment: dict[str, str],
+        http: aiohttp.ClientSession,
     ) -> None:
         self.home = home
         self.clock = clock
@@ -189,45 +189,63 @@ class World:
         self.hand_outs: list[tuple[StorageTime, HandOut]] = []
         self.plan_messages: list[PlanShard] = []
         self.version = 1
-        self._committed = 0
         self.broken: list[str] = []
         self.refused: set[bytes] = set()
         self.silent: set[bytes] = set()
         self.remembered: dict[str, web.Response] = {}
+        self._committed = 0
         self._environment = environment
-        self._put_by: Operation | None = None
+        self._http = http
+        self._acting: Operation | None = None
         self._people_of: dict[tuple[int, str], bytes] = {}
 
     # what workers do
+
+    @contextlib.asynccontextmanager
+    async def running_worker(self) -> AsyncGenerator[None]:
+        """One more worker, for the length of the block."""
+        watched = frozenset(partition_of(NAME, shard) for shard in self.shards)
+        services = services_of(self._environment["AzureWebJobsStorage"])
+        edge = Edge(
+            services, self._http, watched, self.remembered, self.take_call, self.take_message
+        )
+        async with running_edge(edge):
+            worker = Worker(edge, self._build_app(edge))
+            self.workers.append(worker)
+            try:
+                yield
+            finally:
+                if worker.operation:
+                    edge.dead = True
+                    await self._bury(worker)
+                await worker.app.close()
 
     async def plan(self, worker: Worker, message: PlanShard, course: Course) -> None:
         async def work() -> None:
             if await worker.app.plans.plan(message):
                 await worker.app.releases.release_campaign(message.campaign)
 
-        await self._begin(worker, f"plan shard {message.shard}", work(), course)
+        await self._begin(worker, work(), course)
 
     async def release(self, worker: Worker, course: Course) -> None:
-        await self._begin(worker, "release", worker.app.releases.release_all(), course)
+        await self._begin(worker, worker.app.releases.release_all(), course)
 
     async def send(self, worker: Worker, message: HandOut, course: Course) -> None:
-        await self._begin(worker, "send", worker.app.dispatch.send(message), course)
+        await self._begin(worker, worker.app.dispatch.send(message), course)
 
     async def settle(self, worker: Worker, receipts: ShardReceipts, course: Course) -> None:
-        await self._begin(worker, "receipts", worker.app.receipts.settle(receipts), course)
+        await self._begin(worker, worker.app.receipts.settle(receipts), course)
 
-    async def _begin(
-        self, worker: Worker, what: str, work: Coroutine[Any, Any, None], course: Course
-    ) -> None:
+    async def _begin(self, worker: Worker, work: Coroutine[Any, Any, None], course: Course) -> None:
         assert worker.operation is None
-        worker.operation = Operation(what, asyncio.ensure_future(work), self.version)
+        worker.operation = Operation(asyncio.ensure_future(work), self.version)
         await self.go_on(worker, course)
 
     async def go_on(self, worker: Worker, course: Course) -> None:
         """Let a worker's operation take its course: to its end, or to where it waits or dies."""
         operation = worker.operation
         assert operation is not None
-        self._put_by = operation
+        self._acting = operation
         passed = 0
         while step := await self._next_step(worker):
             is_it = step.kind == "call" if course.passing is None else passed == course.passing
@@ -269,12 +287,12 @@ class World:
         await worker.edge.drain()
         worker.edge.dead = False
         worker.operation = None
-        worker.app = build_app(read_settings(self._environment_of(worker.edge)), self.clock)
+        worker.app = self._build_app(worker.edge)
 
-    def _environment_of(self, edge: Edge) -> dict[str, str]:
-        own = self._environment
-        storage = through(edge, own["AzureWebJobsStorage"])
-        return own | {"AzureWebJobsStorage": storage, "SENDGRID_BASE_URL": edge.url}
+    def _build_app(self, edge: Edge) -> App:
+        storage = through(edge, self._environment["AzureWebJobsStorage"])
+        own = {"AzureWebJobsStorage": storage, "SENDGRID_BASE_URL": edge.url}
+        return build_app(read_settings(self._environment | own), self.clock)
 
     # what comes to the edge
 
@@ -287,7 +305,8 @@ class World:
         if queue == NAMES.queues.email:
             message = decode_message(body, HandOut)
             self.hand_outs.append((self.clock.storage_now(), message))
-            if self._put_by and message.version < self._put_by.version:
+            assert self._acting is not None
+            if message.version < self._acting.version:
                 self.broken.append("handed out under an older version")
 
     async def take_call(self, body: bytes) -> Any:
@@ -306,9 +325,8 @@ class World:
         self.calls.append(call)
         if (row.state, row.attempt) != ("claimed", attempt):
             self.broken.append("a call without a claim")
-        for worker in self.workers:
-            if worker.operation and worker.operation is self._put_by:
-                worker.operation.call = call
+        assert self._acting is not None
+        self._acting.call = call
 
         def answer(reply: Reply) -> web.Response | None:
             call.reply = reply
@@ -498,28 +516,8 @@ async def running_model(
         home = build_app(read_settings(environment), clock)
         stack.push_async_callback(home.close)
         await home.account.create_all()
-        world = World(home, clock, everybody, environment)
+        world = World(home, clock, everybody, environment, http)
         for _ in range(workers):
-            edge = await stack.enter_async_context(
-                running_edge(
-                    Edge(
-                        services_of(connection_string),
-                        http,
-                        frozenset(partition_of(NAME, shard) for shard in world.shards),
-                        world.remembered,
-                        world.take_call,
-                        world.take_message,
-                    )
-                )
-            )
-            app = build_app(read_settings(world._environment_of(edge)), clock)
-            world.workers.append(Worker(edge, app))
-        try:
-            await world.begin()
-            yield world
-        finally:
-            for worker in world.workers:
-                if worker.operation:
-                    worker.edge.dead = True
-                    await world._bury(worker)
-                await worker.app.close()
+            await stack.enter_async_context(world.running_worker())
+        await world.begin()
+        yield world

@@ -363,7 +363,9 @@ class TestAnswers:
 
         assert not isinstance(outcome, Accepted)
         assert "tai.man" not in outcome.detail
-        assert "Address [address] is not allowed" in outcome.detail
+        # What blames nobody may be about anybody, by any name: none of its words is kept.
+        wordless = status == 400 and field is None
+        assert ("Address [address] is not allowed" in outcome.detail) is not wordless
 
     def test_a_long_answer_is_cut(self) -> None:
         outcome = read_answer(answer(500, errors(*((None, f"words {n}") for n in range(999)))), 10)

@@ -279,7 +279,11 @@ def _read_400(errors: Sequence[_Error], said: str, count: int) -> Refused:
             detail=f"SendGrid answered 400 and named {len(indices)} of {count} recipients",
             indices=tuple(sorted(indices)),
         )
-    return Refused(reason=RefusedReason.UNATTRIBUTABLE, detail=said)
+    fields = sorted({one.field for one in errors if one.field and _FIELD.fullmatch(one.field)})
+    return Refused(
+        reason=RefusedReason.UNATTRIBUTABLE,
+        detail=f"SendGrid answered 400, and blamed {', '.join(fields) or 'nothing by name'}",
+    )
 
 
 def _errors_of(body: bytes) -> list[_Error]:
