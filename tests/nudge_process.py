@@ -17,7 +17,10 @@ NUDGE = Path(sys.executable).with_name("nudge")
 PARTS = ("local.host", "local.tenant", "local.inbox", "azurite")
 """What stands in the command line of each process that a local system consists of."""
 
-_SERVICES = ("GRAPH_BASE_URL", "SENDGRID_BASE_URL", "AGES_SCALE", "SENDGRID_API_KEY")
+_SERVICES = (
+    *("GRAPH_BASE_URL", "SENDGRID_BASE_URL", "SENDGRID_API_KEY", "SENDGRID_WEBHOOK_PUBLIC_KEY"),
+    *("TWILIO_BASE_URL", "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_FROM", "AGES_SCALE"),
+)
 
 
 class NudgeProcess:

@@ -108,9 +108,11 @@ class People:
         kind: ChangeKind = no_more(channel) if channel else "opted_out"
         partition = partition_of(campaign, shard)
         fresh: dict[bytes, dict[str, str]] = {}
-        for who in people:
-            row = await self._table.read(partition, _key_of(who))
-            if row is None or name not in row:  # providers tell such things again and again
+        for who in people:  # providers tell such things again and again
+            key = _key_of(who)
+            # By a query, not by its key: that would stand in a URL, and the SDK logs those.
+            rows = [row async for row in self._table.scan(partition, key, f"{key}!")]
+            if not any(name in row for row in rows):
                 fresh[who] = {name: at}
         await self._remember(campaign, shard, fresh, kind)
 

@@ -535,6 +535,15 @@ class DispatchWorkflow:
         since = self._refused_at.setdefault(whole, monotonic())
         channel = (claimed.campaign, claimed.channel)
         self._nameless[channel] += 1
+        accepted_at = self._accepted_at.get(channel, -math.inf)
+        # It was single from the first, as a text message is. Refused for the second time, shortly
+        # after others got through and with nobody else refused since, it is the cause itself.
+        alone = whole[1] == claimed.key
+        is_cause = accepted_at > since or (
+            alone
+            and self._nameless[channel] == MOST_FAULTS - 1
+            and since - accepted_at < self._clock.ages.provider_pause
+        )
         if claimed.doubt:
             await self._settle(claimed, end_unsendable(claimed))
         elif len(people) > 1:
@@ -542,18 +551,14 @@ class DispatchWorkflow:
                 await self._split(claimed)
             except Exception as error:  # of any kind: a proven refusal must not end in doubt
                 await self._return_after_fault(claimed, OwnFault(type(error).__name__))
-        elif (
-            refused.reason is RefusedReason.UNATTRIBUTABLE
-            and self._accepted_at.get(channel, -math.inf) > since
-        ):
+        elif refused.reason is RefusedReason.UNATTRIBUTABLE and is_cause:
             await self._mark_refused(claimed, people)
         elif (
             refused.reason is RefusedReason.UNATTRIBUTABLE
-            and whole[1] == claimed.key
+            and alone
             and self._nameless[channel] < MOST_FAULTS
         ):
-            # It was single from the first, as a text message is: it waits while others are tried.
-            await self._return_waiting(claimed, refused)
+            await self._return_waiting(claimed, refused)  # while others are tried
         else:
             # Too large for one person is too large for everybody; and where nobody else has got
             # through since, the fault may be in what all mails have: no address is blamed for it.

@@ -19,6 +19,7 @@ from tests.bench import (
     done,
     first_paint,
     memory,
+    parcel_sizes,
     planning,
     receipts,
     start,
@@ -29,7 +30,7 @@ from tests.bench import (
 from tests.bench.bed import Bed
 from tests.bench.table import Line, Report, format_report, machine_facts
 
-_ACCOUNTS = 16
+_ACCOUNTS = 21
 """Storage accounts of the one Azurite: each benchmark has its own, each size of planning, and each
 wave."""
 
@@ -43,6 +44,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         recipients: of a wave.
         sample: people who are sent to in the way of the samples.
         best: people who are sent to one by one, as well as that can be done.
+        sized: recipients of a wave that is sent once for each of `parcels`, sizes of a parcel.
         waves: recipients of the waves whose memory is looked at.
         reported: recipients of a wave whose receipts come in.
         texts: of which release has a row each.
@@ -61,6 +63,8 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     recipients: int = 100_000
     sample: int = 400
     best: int = 1_000
+    sized: int = 50_000
+    parcels: tuple[int, ...] = (50, 100, 250, 500, 1_000)
     waves: tuple[int, ...] = (1_000, 30_000, 300_000)
     reported: int = 100_000
     texts: int = 20_000
@@ -81,6 +85,7 @@ QUICK = Sizes(
     recipients=20_000,
     sample=100,
     best=300,
+    sized=10_000,
     waves=(1_000, 3_000, 10_000),
     reported=20_000,
     texts=2_000,
@@ -100,6 +105,7 @@ BENCHMARKS: dict[str, Callable[[Bed, Sizes], Awaitable[list[Line]]]] = {
     "dispatch": lambda bed, sizes: dispatch.measure(
         bed, sizes.recipients, sizes.sample, sizes.best
     ),
+    "parcels": lambda bed, sizes: parcel_sizes.measure(bed, sizes.sized, sizes.parcels),
     "memory": lambda bed, sizes: memory.measure(bed, sizes.waves),
     "receipts": lambda bed, sizes: receipts.measure(bed, sizes.reported),
     "texts": lambda bed, sizes: texts.measure(bed, sizes.texts),

@@ -79,7 +79,7 @@ async def _send_without_words(bed: Bed, recipients: int) -> Spent:
 
 
 async def _look_back(bench: Bench, parcels: int) -> Line:
-    """What looks at the whole wave once it is over: every minute, and at each look at the status."""
+    """What looks at the whole wave when it is over: release each minute, and the status."""
     began, operations = monotonic(), bench.operations
     await bench.app.releases.release_all()
     tick, ticked = monotonic(), bench.operations

@@ -46,6 +46,9 @@ async def measure(bed: Bed, texts: int) -> list[Line]:
         before, began = bench.operations, monotonic()
         await bench.app.releases.release_all()
         tick, looks = monotonic() - began, bench.operations - before
+        began = monotonic()
+        await bench.app.status.collect()
+        status = monotonic() - began
         fresh = await run_child("tests.bench.sender", "release", environment=bench.environment)
     each, memory = tick / rows, fresh["peak"] - fresh["base"]
     return [
@@ -61,7 +64,7 @@ async def measure(bed: Bed, texts: int) -> list[Line]:
         Line(
             what=f"a tick of release over {rows:,} texts that are settled",
             measured=f"{tick:.2f} s",
-            beside=f"{each * 1e6:,.0f} µs a row",
+            beside=f"{each * 1e6:,.0f} µs a row; a status {status / rows * 1e6:,.0f} µs",
             notes=(
                 f"{looks} storage operations, {memory / rows:,.0f} bytes of memory a row. A tick "
                 f"takes its whole minute from {_TICK / each:,.0f} rows of the last {_DAYS} days "

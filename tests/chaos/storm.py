@@ -47,6 +47,7 @@ _PATIENCE = 1.5
 """Seconds more, for a moment at which what was cut short least often is under way."""
 
 _OUTAGE = 2.0
+_SHORT_LIMIT = 180.0  # seconds after the last kill
 _HELP_DESK, _HELP_DESK_LATER = "ithelp@hku.hk", "help@its.hku.hk"
 _DUE = 3 / 8
 """Of all alumni, fourteen days before the deadline."""
@@ -58,28 +59,24 @@ class Size:
 
     Attributes:
         scale: of the ages.
-        doubts_settled: whether to wait until doubts are decided, which takes `settle_after`.
+        short: leaves out what takes minutes: a rate, a third sweep, doubts that are decided.
     """
 
     alumni: int = 54_000
     kills: int = 100
     seed: int = 0
     scale: float = 0.02
-    doubts_settled: bool = True
+    short: bool = False
 
     @property
     def recipients(self) -> int:
         """About so many people are due."""
         return int(self.alumni * _DUE)
 
-    @property
-    def is_long(self) -> bool:
-        return self.kills > 20
-
     def campaign(self, help_desk: str) -> str:
         """Parcels that are many; and a rate at which as much time goes by as many kills take."""
         per_hour = ""
-        if self.is_long:
+        if not self.short:
             # What the rate lets out in five minutes goes at once.
             minutes = self.kills / 10
             per_hour = str(int(12 * self.recipients / (1 + minutes / 5)))
@@ -144,7 +141,7 @@ class Storm:
     def _happenings(self) -> dict[int, Callable[[], Awaitable[None]]]:
         """What else happens, by the number of the kill that comes next."""
         shares = {0.25: self._edit, 0.4: self._sweep_again, 0.5: self._take_storage_away}
-        if self.size.is_long:
+        if not self.size.short:
             shares[0.7] = self._sweep_again
         return {int(share * self.size.kills): happening for share, happening in shares.items()}
 
@@ -171,7 +168,8 @@ class Storm:
             killed: the share of all kills so far.
         """
         ahead = killed - self.progress
-        life = _LIFE * (0.4 if ahead < 0 else 1 + 5 * ahead)
+        slower = min(1 if self.size.short else 15, (10 * ahead) ** 2)
+        life = _LIFE * (0.4 if ahead < 0 else 1 + slower)
         ends = monotonic() + self.random.uniform(0, 2 * life)
         seen: set[str] = set()
         while True:
@@ -202,19 +200,26 @@ class Storm:
     # after the last kill
 
     async def settle(self) -> End:
-        """Wait until nothing more can come of any row; gives all there is to see then."""
+        """Wait until nothing more can come of any row, or should have long since; gives all there
+        is to see then."""
         self.host = await self.scene.start_host()
+        longest_doubt = self.scene.app.clock.ages.settle_final
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SHORT_LIMIT if self.size.short else 1.5 * longest_doubt):
+                await self._until_settled()
+        return await self.scene.look(edited=self.edited, doubts_settled=not self.size.short)
+
+    async def _until_settled(self) -> None:
         while await self.scene.is_any_left(State.PLANNED, State.CLAIMED, sweeps=self.sweeps):
             await asyncio.sleep(_TICK)
         # A call in doubt is made again only once a later one is known to have arrived.
         self.say("all were called")
         await self.weather.clear()
         states = [State.PLANNED, State.CLAIMED]
-        states += [State.AMBIGUOUS] if self.size.doubts_settled else []
+        states += [State.AMBIGUOUS] if not self.size.short else []
         while await self.scene.is_any_left(*states, sweeps=self.sweeps):
             await asyncio.sleep(_TICK)
         self.say("nothing more can come")
-        return await self.scene.look(edited=self.edited, doubts_settled=self.size.doubts_settled)
 
 
 async def run_storm(
@@ -235,7 +240,7 @@ async def run_storm(
             scene,
             random,
             call=ages.call,
-            settle_after=ages.settle_after if size.doubts_settled else None,
+            settle_after=None if size.short else ages.settle_after,
         )
         storm = Storm(scene, size, random, weather, say)
         began = monotonic()

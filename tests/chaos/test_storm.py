@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.storm import Size, run_storm
+from tests.chaos.storm import NOTHING, Size, run_storm
 
 
 @pytest.mark.invariant(1)
 @pytest.mark.invariant(2)
 async def test_ten_kills(tmp_path: Path) -> None:
-    size = Size(alumni=2700, kills=10, scale=0.01, doubts_settled=False)
+    size = Size(alumni=2700, kills=10, scale=0.01, short=True)
     said: list[str] = []
     outcome = await run_storm(tmp_path, size, say=said.append)
     assert outcome.findings.breaches == (), "\n".join(said)
     # It was a storm.
-    assert {"sweep", "release", "sending"} <= outcome.kills.keys(), said
+    assert len(outcome.kills.keys() - {NOTHING}) > 2, said
     assert outcome.findings.doubtful
     assert outcome.findings.recipients > 900

@@ -116,6 +116,7 @@ class Machine(RuleBasedStateMachine):
 
     Attributes:
         bed: where the worlds of all examples stand; set by whoever runs the machine.
+        sound: whether there is a world, and no promise of it was broken.
     """
 
     bed: Bed
@@ -123,7 +124,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.stack = AsyncExitStack()
-        self.failed = False
+        self.sound = False
         self.steps = 0
         self.edits = 0
         self.calls_planned = -1
@@ -168,7 +169,7 @@ class Machine(RuleBasedStateMachine):
         try:
             self.bed.run(work)
         except BaseException as error:
-            self.failed = True
+            self.sound = False
             self.bed.note_broken(error, self.steps)
             raise
 
@@ -185,6 +186,7 @@ class Machine(RuleBasedStateMachine):
             await BEGINNINGS[so_far](self.world)
 
         self.run(start())
+        self.sound = True
 
     @precondition(lambda self: self.world.plan_messages and self.idle())
     @rule(which=st.integers(0, 1), who=st.integers(0, 1), course=courses(PLANNING))
@@ -278,7 +280,7 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Nothing goes wrong any more: everything ends well, and nobody is lost."""
         try:
-            if not self.failed:
+            if self.sound:
                 self._check(heal(self.world, self.promises))
                 self.bed.note_example(self.steps)
         finally:
@@ -346,6 +348,7 @@ async def _settle(world: World, promises: Promises) -> None:
         world.hand_outs.clear()
         for call in world.calls:
             if call.accepted and not call.reported:
+                call.reported = True
                 await world.settle(worker, world.report(call, "delivered"), UNHINDERED)
         await world.release(worker, UNHINDERED)
         await world.look_at_versions()

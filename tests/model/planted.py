@@ -165,4 +165,5 @@ def search(mistake: Mistake, *, examples: int, seed: int) -> Found:
             check=False,
         )
     assert run.stdout, run.stderr
-    return msgspec.json.decode(run.stdout, type=Found)
+    # Hypothesis may have something to say before it.
+    return msgspec.json.decode(run.stdout.splitlines()[-1], type=Found)

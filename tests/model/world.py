@@ -89,7 +89,7 @@ class Call:
         reply: None as long as it waits.
         answered: whether its worker lived to see an answer.
         settled: whether its worker lived to the end of what it did then.
-        reported: whether receipts of it have been told.
+        reported: whether receipts of it have been told, and taken.
     """
 
     row: Parcel
@@ -430,7 +430,6 @@ class World:
     def report(self, call: Call, kind: str, index: int = 0) -> ShardReceipts:
         """What the provider reports of a call: all delivered; or all but one, who bounced; or one
         of them wants no more mail."""
-        call.reported = True
         indices = sorted(call.addresses)
         other = indices[index % len(indices)]
         person = dict(call.row.people())[other]
