@@ -40,7 +40,8 @@ class End:
 
     Attributes:
         rows: of the ledger, with their ids.
-        due: who is to be written to, with the reason why nothing can reach them; "" for most.
+        due: who was to be written to by each committed sweep, with the reason why nothing can
+            reach them; "" for most. People register from one sweep to the next.
         unreached: who was not reached, with the reason.
         now: campaign time.
         edited: the version that an edit of the campaign file made, and when it was saved; None
@@ -50,11 +51,16 @@ class End:
 
     rows: Sequence[Parcel]
     taken: Sequence[Taken]
-    due: Mapping[bytes, str]
+    due: Mapping[int, Mapping[bytes, str]]
     unreached: Mapping[bytes, str]
     now: CampaignTime
     edited: tuple[int, StorageTime] | None = None
     doubts_settled: bool = True
+
+    @property
+    def still_due(self) -> Mapping[bytes, str]:
+        """Those of the last sweep."""
+        return self.due[max(self.due)]
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +106,7 @@ def judge(end: End) -> Findings:
             *_in_rows(end, rows, taken),
             *_in_people(end, rows, taken),
         ),
-        due=len(end.due),
+        due=len(end.still_due),
         taken=len(end.taken),
         recipients=len(_reached(rows, taken)),
         states=dict(Counter(row.state.value for row in end.rows)),
@@ -187,8 +193,9 @@ def _in_people(
     end: End, rows: Mapping[str, Parcel], taken: Mapping[str, Sequence[Taken]]
 ) -> Iterator[str]:
     reached = _reached(rows, taken)
-    for person in reached.keys() - end.due.keys():
-        yield f"{format_id(person)} was written to, and is not due"
+    for person, places in reached.items():
+        if any(person not in end.due[rows[parcel].sweep] for parcel, _ in places):
+            yield f"{format_id(person)} was written to, and was not due"
     for person in _lost(end, rows, taken):
         yield f"{format_id(person)} is lost: due, not written to, and in no list"
     for person in _in_state(end.rows, State.AMBIGUOUS) - end.unreached.keys():
@@ -207,7 +214,7 @@ def _in_people(
 
 def _lost(end: End, rows: Mapping[str, Parcel], taken: Mapping[str, Sequence[Taken]]) -> set[bytes]:
     to_come = _in_state(end.rows, State.PLANNED)
-    return end.due.keys() - _reached(rows, taken).keys() - end.unreached.keys() - to_come
+    return end.still_due.keys() - _reached(rows, taken).keys() - end.unreached.keys() - to_come
 
 
 def _reached(

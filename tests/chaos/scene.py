@@ -285,7 +285,11 @@ class Scene:
         return End(
             rows=await self.rows(),
             taken=await self._read_taken(),
-            due=await app.plans.list_due(standing, sweep),
+            due={
+                one.number: await app.plans.list_due(standing, one)
+                for number in range(1, sweep.number + 1)
+                if (one := await app.stores.sweeps.read(number)) and one.state == "committed"
+            },
             unreached=await app.status.list_unreached(standing, sweep),
             now=app.clock.campaign_now(),
             edited=edited,
@@ -316,8 +320,6 @@ async def running_scene(
     directory: Path, *, alumni: int, campaign: str, scale: float
 ) -> AsyncGenerator[Scene]:
     """A scene without a host, for the length of the block.
-
-    Nobody of its people registers within two hours of the pretended time.
 
     Args:
         campaign: text of the campaign file.

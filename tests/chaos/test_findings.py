@@ -50,7 +50,7 @@ def call(parcel: Parcel, attempt: str = "first", **fates: Any) -> Taken:
 
 def end(*rows: Parcel, taken: list[Taken] | None = None, **fields: Any) -> End:
     usual: dict[str, Any] = {
-        "due": {FIRST: "", SECOND: "", UNREACHABLE: "no usable contact"},
+        "due": {1: {FIRST: "", SECOND: "", UNREACHABLE: "no usable contact"}},
         "unreached": {UNREACHABLE: "no usable contact"},
         "now": CampaignTime(NOON + timedelta(hours=1)),
     }
@@ -80,6 +80,7 @@ UNCLEAR = dict.fromkeys((FIRST, SECOND), "no clear answer")
         ),
         end(row(state=State.PLANNED, not_before=CampaignTime(NOON + timedelta(days=1))), taken=[]),
         end(row(), edited=(2, StorageTime(NOON - timedelta(minutes=2)))),
+        end(row(), due={1: {FIRST: "", SECOND: ""}, 3: {FIRST: ""}}, unreached={}),
     ],
     ids=[
         "everybody has it",
@@ -88,6 +89,7 @@ UNCLEAR = dict.fromkeys((FIRST, SECOND), "no clear answer")
         "bounced, and sent to the next address",
         "not yet to go",
         "gone two minutes after an edit",
+        "registered after the mail",
     ],
 )
 def test_what_may_be_is_no_breach(seen: End) -> None:
@@ -95,7 +97,7 @@ def test_what_may_be_is_no_breach(seen: End) -> None:
 
 
 LOST = end(row(), unreached={})
-NOT_DUE = end(row(), due={FIRST: ""})
+NOT_DUE = end(row(), due={1: {FIRST: ""}, 2: {FIRST: "", SECOND: ""}})
 TWO_ROWS = end(row(), row("2027-03-17|b"), taken=[call(row()), call(row("2027-03-17|b"), "second")])
 
 
@@ -103,7 +105,7 @@ TWO_ROWS = end(row(), row("2027-03-17|b"), taken=[call(row()), call(row("2027-03
     ("seen", "words"),
     [
         (LOST, "is lost"),
-        (NOT_DUE, "is not due"),
+        (NOT_DUE, "was not due"),
         (TWO_ROWS, "from 2 parcels"),
         (end(row(), taken=TWICE), "does not say why"),
         (end(RESENT, taken=[*TWICE, call(RESENT, "third")]), "accepted 3 times"),

@@ -20,4 +20,5 @@ async def test_ten_kills(tmp_path: Path) -> None:
     # It was a storm.
     assert len(outcome.kills.keys() - {NOTHING}) > 2, said
     assert outcome.findings.doubtful
-    assert outcome.findings.recipients > 900
+    # How many of a storm's calls stay in doubt is chance.
+    assert outcome.findings.recipients > outcome.findings.due / 2
