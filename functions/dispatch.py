@@ -3,7 +3,7 @@
 import azure.functions as func
 
 from functions.wiring import app
-from shared.stores.names import NAMES, poison_of
+from shared.names import NAMES, poison_of
 from shared.stores.queues import HandOut
 
 blueprint = func.Blueprint()

@@ -24,11 +24,11 @@ from functions.wiring import App, build_app
 from local import inbox
 from local.serving import cut_connection, running_application
 from shared.clock import Ages, CampaignTime, Clock, PretendedClock, StorageTime
+from shared.names import NAMES
 from shared.rules.parcels import SHARDS, Parcel, State
 from shared.settings import read_settings
 from shared.stores import Stores
 from shared.stores.account import StorageAccount, StorageSettings
-from shared.stores.names import NAMES
 from shared.stores.queues import HandOut, ParcelReceipts, ShardReceipts, decode_message
 from tests.graph import GROUP, Graph, Someone, people, running_with
 from tests.world import EXAMPLE, FORTNIGHT, NAME, World

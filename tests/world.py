@@ -21,9 +21,9 @@ from azure.storage.queue.aio import QueueClient
 from functions.wiring import App, build_app
 from local import inbox, tenant
 from shared.clock import Ages, CampaignTime, Clock, write_clock_file
+from shared.names import NAMES
 from shared.rules.parcels import Parcel
 from shared.settings import read_settings
-from shared.stores.names import NAMES
 from shared.stores.queues import HandOut, PlanShard, ReadPages, ShardReceipts, decode_message
 
 KEY = base64.urlsafe_b64encode(bytes(range(32))).decode()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from shared.names import NAMES
 from shared.stores.campaigns import CampaignStore
 from shared.stores.control import Control
 from shared.stores.events import Events
-from shared.stores.names import NAMES
 from shared.stores.outbox import Outbox
 from shared.stores.pages import Pages
 from shared.stores.parcels import Ledger

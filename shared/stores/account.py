@@ -13,7 +13,7 @@ from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 from azure.storage.queue import BinaryBase64DecodePolicy, BinaryBase64EncodePolicy
 from azure.storage.queue.aio import QueueClient, QueueServiceClient
 
-from shared.stores.names import NAMES, poison_of
+from shared.names import NAMES, poison_of
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential

@@ -16,7 +16,7 @@ import msgspec
 from azure.core.exceptions import ResourceNotFoundError
 
 from shared.clock import StorageTime
-from shared.stores.names import NAMES, poison_of
+from shared.names import NAMES, poison_of
 from shared.stores.parcels import from_text, to_text
 from shared.stores.table import Row, Table, Write
 

@@ -13,8 +13,8 @@ import msgspec
 
 from shared.clock import CampaignTime, StorageTime
 from shared.errors import NotOurs
+from shared.names import NAMES, poison_of
 from shared.rules.parcels import SHARDS, Channel, Parcel
-from shared.stores.names import NAMES, poison_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -26,9 +26,9 @@ from local.inbox import write_body
 from local.parts import Part, start_part
 from local.tenant import Options, roster_of
 from shared.clock import CampaignTime, SystemClock
+from shared.names import NAMES, poison_of
 from shared.rules.links import Purpose, seal
 from shared.rules.parcels import Channel, Parcel, State
-from shared.stores.names import NAMES, poison_of
 from shared.stores.parcels import row_from
 from shared.stores.table import Table, Write
 from tests.stores.making import make_parcel, person

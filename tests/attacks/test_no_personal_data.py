@@ -35,7 +35,7 @@ from local.tenant import Options as TenantOptions
 from local.tenant import Tenant
 from local.watch import Watcher
 from shared.clock import write_clock_file
-from shared.stores.names import NAMES, poison_of
+from shared.names import NAMES, poison_of
 from shared.stores.table import Table, Write
 from tests.attacks.traces import Everybody
 from tests.nudge_process import until

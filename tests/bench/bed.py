@@ -18,9 +18,9 @@ from local.azurite import Azurite
 from local.host import read_host_file
 from local.parts import ROOT, running_part
 from shared.clock import PretendedClock, write_clock_file
+from shared.names import NAMES
 from shared.rules.parcels import Channel
 from shared.settings import read_settings
-from shared.stores.names import NAMES
 from shared.stores.queues import HandOut, PlanShard, ReadPages, decode_message
 from shared.workflows.sweep import ReportPace, SweepWorkflow
 from tests.world import FORTNIGHT, World, environment_of

@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from shared.clock import CampaignTime, monotonic
+from shared.names import NAMES
 from shared.rules.contact import Recipient
 from shared.rules.parcels import Parcel
-from shared.stores.names import NAMES
 from shared.stores.outbox import Slice
 from tests.bench.areas import Areas
 from tests.bench.bare import without_words

@@ -11,9 +11,9 @@ import msgspec
 
 from local.inbox import SigningKey, write_body
 from shared.clock import monotonic
+from shared.names import NAMES
 from shared.rules.parcels import Parcel
 from shared.services.webhooks import read_sendgrid
-from shared.stores.names import NAMES
 from shared.stores.parcels import partition_of
 from shared.stores.queues import ShardReceipts, decode_message
 from tests.bench.bare import without_words

@@ -15,8 +15,8 @@ import sys
 
 from functions.wiring import App, build_app
 from shared.clock import monotonic
+from shared.names import NAMES
 from shared.settings import read_settings
-from shared.stores.names import NAMES
 from shared.stores.queues import HandOut, decode_message
 from tests.bench import resident
 from tests.bench.bed import take_all

@@ -29,9 +29,9 @@ from local.inbox.mailboxes import Entry
 from local.node import NODE
 from local.parts import Part, free_port, running_part, start_part
 from shared.clock import StorageTime, write_clock_file
+from shared.names import NAMES
 from shared.rules.parcels import Parcel, State
 from shared.settings import read_settings
-from shared.stores.names import NAMES
 from tests.chaos.findings import End, Taken
 from tests.nudge_process import until
 from tests.world import FORTNIGHT, NAME, environment_of

@@ -13,8 +13,8 @@ import pytest
 
 from local.inbox import Fault, Faults
 from shared.clock import StorageTime, monotonic
+from shared.names import NAMES
 from shared.rules.parcels import State
-from shared.stores.names import NAMES
 from tests.chaos.findings import judge
 from tests.chaos.scene import Host, Scene, running_scene
 from tests.nudge_process import until

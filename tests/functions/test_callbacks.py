@@ -29,7 +29,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from functions.callbacks import MOST_BYTES, MOST_ITEMS, Refused, read_items
 from local.tenant import Options, roster_of
-from shared.stores.names import NAMES
+from shared.names import NAMES
 from shared.workflows.completion_batch import ItemAnswer, UnreadableItem, read_item
 from tests.functions.conftest import running_host
 from tests.world import FORTNIGHT, World, running_world

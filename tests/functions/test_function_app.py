@@ -16,8 +16,8 @@ import msgspec
 import pytest
 
 from shared import __version__
+from shared.names import NAMES, poison_of
 from shared.rules.parcels import State
-from shared.stores.names import NAMES, poison_of
 from shared.stores.queues import HandOut, Queues, decode_message
 from tests.functions.conftest import WorkerProcess, running_worker
 from tests.world import World

@@ -18,9 +18,9 @@ from twilio.request_validator import RequestValidator
 from local.inbox import SigningKey, write_body
 from local.tenant import Options
 from shared.clock import SystemClock
+from shared.names import NAMES, poison_of
 from shared.rules.parcels import Channel, Parcel, State, with_bits
 from shared.services.webhooks import MOST_SENDGRID_BYTES, MOST_TWILIO_BYTES, SIGNED_AGO
-from shared.stores.names import NAMES, poison_of
 from shared.stores.parcels import row_from
 from shared.stores.queues import ShardReceipts
 from shared.stores.table import Table, Write

@@ -19,9 +19,9 @@ from local.tenant import Options, roster_of
 from shared.clock import CampaignTime, monotonic
 from shared.errors import BadToken
 from shared.messages.pages import PAGE_HEADERS, STYLE, STYLE_VERSION
+from shared.names import NAMES
 from shared.rules.links import Purpose, seal
 from shared.rules.registration import shard_of
-from shared.stores.names import NAMES
 from shared.stores.people import NOBODY, Person
 from tests.functions.conftest import running_host
 from tests.graph import example

@@ -25,7 +25,7 @@ from aiohttp import web
 from yarl import URL
 
 from local.serving import cut_connection, running_application
-from shared.stores.names import NAMES
+from shared.names import NAMES
 
 _QUEUES = frozenset(msgspec.structs.astuple(NAMES.queues))
 _TABLES = frozenset(msgspec.structs.astuple(NAMES.tables)) | {"$batch"}

@@ -22,13 +22,13 @@ from aiohttp import web
 
 from functions.wiring import App, build_app
 from shared.clock import Ages, CampaignTime, StorageTime
+from shared.names import NAMES
 from shared.rules.contact import address_key
 from shared.rules.guards import ShardCounts
 from shared.rules.parcels import SHARDS, Parcel
 from shared.rules.registration import Account, ReportRow, pack_registration, shard_of
 from shared.services.directory import GroupMembers, RegistrationReport
 from shared.settings import read_settings
-from shared.stores.names import NAMES
 from shared.stores.pages import run_prefix
 from shared.stores.parcels import FENCE, Fence, partition_of
 from shared.stores.queues import (

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pytest
 
 from shared.clock import SystemClock
+from shared.names import NAMES
 from shared.stores import Stores
 from shared.stores.account import StorageAccount, StorageSettings
-from shared.stores.names import NAMES
 from shared.stores.parcels import Ledger
 from shared.stores.people import People
 from shared.stores.table import Table

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from shared.clock import SystemClock
+from shared.names import NAMES, poison_of
 from shared.stores.account import StorageAccount, StorageSettings, open_credential
-from shared.stores.names import NAMES, poison_of
 
 
 class Recorded(SystemClock):

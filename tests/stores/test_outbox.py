@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.clock import StorageTime, SystemClock
+from shared.names import NAMES
 from shared.rules.contact import Recipient
 from shared.stores import Stores
 from shared.stores.account import StorageAccount
-from shared.stores.names import NAMES
 from shared.stores.outbox import Outbox, OutboxDamaged, Slice, outbox_name, pack_recipients
 from tests.stores.making import person
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from shared.clock import Ages
 from shared.errors import NotOurs
+from shared.names import NAMES, poison_of
 from shared.stores import Stores
 from shared.stores.account import StorageAccount
-from shared.stores.names import NAMES, poison_of
 from shared.stores.queues import (
     LIFE_DAYS,
     HandOut,

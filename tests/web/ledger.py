@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functions.wiring import App
-from shared.stores.names import NAMES
+from shared.names import NAMES
 
 
 async def read_ledger(app: App) -> dict[tuple[str, str], str]:

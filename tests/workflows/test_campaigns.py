@@ -10,9 +10,9 @@ import pytest
 
 from functions.wiring import App, build_app
 from shared.clock import CampaignTime
+from shared.names import NAMES
 from shared.rules.parcels import State
 from shared.settings import read_settings
-from shared.stores.names import NAMES
 from shared.workflows.campaigns import Standing
 from tests.graph import GROUP, Graph, example, people, running_with
 from tests.sending import alarms_of

@@ -22,10 +22,10 @@ from local import tenant
 from local.serving import json_response, running_application
 from shared.clock import CampaignTime
 from shared.errors import BadToken, LinkExpired, NotRecorded
+from shared.names import NAMES
 from shared.rules.links import Purpose, seal
 from shared.rules.registration import Registration, shard_of
 from shared.settings import read_settings
-from shared.stores.names import NAMES
 from shared.stores.people import NOBODY, Person
 from shared.workflows.completion import Completion, DoneOutcome
 from tests.graph import Someone, example

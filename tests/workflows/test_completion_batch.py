@@ -27,8 +27,8 @@ from local.roster import Person as Account
 from local.serving import running_application
 from local.tenant import Options, roster_of
 from shared.errors import NotRecorded
+from shared.names import NAMES
 from shared.services.directory import Directory
-from shared.stores.names import NAMES
 from shared.stores.people import Person
 from shared.stores.table import Table
 from shared.workflows.completion_batch import (

@@ -18,11 +18,11 @@ from aiohttp import web
 
 from local.serving import cut_connection
 from shared.clock import Ages
+from shared.names import NAMES
 from shared.rules.contact import address_key
 from shared.rules.parcels import Parcel, State, has_bit, with_bits
 from shared.services.senders import Envelope, Outcome, Prepared, Unsendable
 from shared.services.senders.sendgrid import SendGrid
-from shared.stores.names import NAMES
 from shared.stores.outbox import OutboxDamaged
 from shared.stores.parcels import ChangeKind, change_row, partition_of, to_text
 from shared.stores.queues import ReadPages, decode_message, hand_out_from

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from shared.clock import StorageTime
+from shared.names import NAMES
 from shared.rules.parcels import State
 from shared.stores.events import Event
-from shared.stores.names import NAMES
 from shared.stores.parcels import change_row, partition_of, to_text
 from shared.stores.table import Table, Write
 from tests.sending import EARLY, Desk, campaign_text, change, running_desk

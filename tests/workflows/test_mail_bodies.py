@@ -24,9 +24,9 @@ import pytest
 from local.roster import Roster
 from local.tenant import Options, roster_of
 from shared.clock import CampaignTime
+from shared.names import NAMES, poison_of
 from shared.rules.links import Sealed, unseal
 from shared.rules.parcels import SHARDS, Parcel, State
-from shared.stores.names import NAMES, poison_of
 from shared.stores.outbox import Slice
 from shared.stores.queues import HandOut, decode_message
 from shared.workflows.plan import format_id

@@ -19,12 +19,12 @@ import pytest
 
 from functions.wiring import App, build_app
 from shared.clock import StorageTime
+from shared.names import NAMES
 from shared.rules.contact import Recipient
 from shared.rules.guards import LEDGER_LOST, Verdict
 from shared.rules.parcels import Parcel, State
 from shared.rules.registration import Account
 from shared.settings import read_settings
-from shared.stores.names import NAMES
 from shared.stores.outbox import Slice
 from shared.stores.pages import bundle_width
 from shared.stores.queues import PlanShard, ReadPages

@@ -12,7 +12,7 @@ import pytest
 
 from admin.report import format_died, format_status
 from shared.clock import StorageTime
-from shared.stores.names import NAMES, poison_of
+from shared.names import NAMES, poison_of
 from shared.stores.poison import DeadMessage
 from shared.stores.queues import (
     HandOut,

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from shared.clock import Ages, StorageTime, SystemClock
 from shared.errors import NotRecorded
+from shared.names import NAMES
 from shared.rules.campaign import Allowed
 from shared.rules.contact import address_key
 from shared.rules.parcels import Channel, Parcel, State, with_bits
@@ -24,7 +25,6 @@ from shared.services.directory import Directory
 from shared.services.webhooks import Event, EventKind
 from shared.stores import Stores
 from shared.stores.account import StorageAccount, StorageSettings
-from shared.stores.names import NAMES
 from shared.stores.parcels import row_from
 from shared.stores.people import Person
 from shared.stores.queues import MOST_BYTES, ShardReceipts, decode_message

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from shared.names import NAMES
 from shared.rules.parcels import SHARDS, State
 from shared.stores.control import ControlRow
-from shared.stores.names import NAMES
 from shared.stores.parcels import row_from
 from shared.stores.queues import PlanShard, decode_message
 from shared.stores.table import Table, Write

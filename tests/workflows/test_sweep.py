@@ -14,9 +14,9 @@ import pytest
 
 from local.serving import running_application
 from shared.clock import Ages, SystemClock, monotonic
+from shared.names import NAMES
 from shared.rules.guards import ShardCounts
 from shared.services.directory import RegistrationReport
-from shared.stores.names import NAMES
 from shared.stores.pages import run_prefix
 from shared.stores.queues import ReadPages, decode_message
 from shared.stores.sweeps import Sweep

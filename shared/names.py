@@ -1,4 +1,5 @@
-"""Names of queues, tables and containers, from the one data file that Bicep and tests read too."""
+"""Names of queues, tables, containers, metrics and alarms, from the one data file that Bicep and
+tests read too."""
 
 from __future__ import annotations
 
@@ -33,15 +34,32 @@ class Containers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions: str
 
 
+class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Names of the metrics; what each counts, and by which attributes, is told where it is made
+    (shared/telemetry.py)."""
+
+    heartbeat: str
+    runs: str
+    queue_length: str
+    alarms: str
+    refused: str
+    parcels: str
+    recipients: str
+    people: str
+    sweep_age: str
+
+
 class Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All shared names."""
+    """All shared names. `alarms` are the log events that alert rules know."""
 
     queues: Queues
     tables: Tables
     containers: Containers
+    metrics: Metrics
+    alarms: tuple[str, ...]
 
 
-NAMES = msgspec.json.decode((Path(__file__).parent.parent / "names.json").read_bytes(), type=Names)
+NAMES = msgspec.json.decode((Path(__file__).parent / "names.json").read_bytes(), type=Names)
 
 
 def poison_of(queue: str) -> str:
