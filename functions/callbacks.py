@@ -10,6 +10,7 @@ from collections.abc import Callable
 import azure.functions as func
 import msgspec
 
+from functions.telemetry import observed
 from functions.wiring import app
 from shared.errors import NotRecorded, SetupFault
 from shared.rules.parcels import Channel
@@ -47,6 +48,7 @@ class Refused(Exception):
 @blueprint.route(
     route="callbacks/completions", methods=["POST"], auth_level=func.AuthLevel.FUNCTION
 )
+@observed
 async def receive_completions(req: func.HttpRequest) -> func.HttpResponse:
     """Record completions, one or many, and answer each for itself."""
     try:
@@ -86,6 +88,7 @@ def read_items(content_type: str, body: bytes) -> list[msgspec.Raw]:
 
 
 @blueprint.route(route="callbacks/sendgrid", methods=["POST"], auth_level=func.AuthLevel.ANONYMOUS)
+@observed
 async def receive_sendgrid(req: func.HttpRequest) -> func.HttpResponse:
     """SendGrid's Event Webhook: what became of mails, thousands of events at a time."""
 
@@ -97,6 +100,7 @@ async def receive_sendgrid(req: func.HttpRequest) -> func.HttpResponse:
 
 
 @blueprint.route(route="callbacks/twilio", methods=["POST"], auth_level=func.AuthLevel.ANONYMOUS)
+@observed
 async def receive_twilio(req: func.HttpRequest) -> func.HttpResponse:
     """Twilio's status callback: what became of one text message."""
 

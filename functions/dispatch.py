@@ -2,6 +2,7 @@
 
 import azure.functions as func
 
+from functions.telemetry import observed
 from functions.wiring import app
 from shared.names import NAMES, poison_of
 from shared.stores.queues import HandOut
@@ -12,6 +13,7 @@ blueprint = func.Blueprint()
 @blueprint.queue_trigger(
     arg_name="message", queue_name=NAMES.queues.email, connection="AzureWebJobsStorage"
 )
+@observed
 async def send_email(message: func.QueueMessage) -> None:
     """Send one parcel of mails."""
     await _send(NAMES.queues.email, message)
@@ -20,6 +22,7 @@ async def send_email(message: func.QueueMessage) -> None:
 @blueprint.queue_trigger(
     arg_name="message", queue_name=poison_of(NAMES.queues.email), connection="AzureWebJobsStorage"
 )
+@observed
 async def send_email_poison(message: func.QueueMessage) -> None:
     """Close the row, so that its people are planned again."""
     await _bury(NAMES.queues.email, message)
@@ -28,6 +31,7 @@ async def send_email_poison(message: func.QueueMessage) -> None:
 @blueprint.queue_trigger(
     arg_name="message", queue_name=NAMES.queues.sms, connection="AzureWebJobsStorage"
 )
+@observed
 async def send_sms(message: func.QueueMessage) -> None:
     """Send one text message."""
     await _send(NAMES.queues.sms, message)
@@ -36,6 +40,7 @@ async def send_sms(message: func.QueueMessage) -> None:
 @blueprint.queue_trigger(
     arg_name="message", queue_name=poison_of(NAMES.queues.sms), connection="AzureWebJobsStorage"
 )
+@observed
 async def send_sms_poison(message: func.QueueMessage) -> None:
     """Close the row, so that its person is planned again."""
     await _bury(NAMES.queues.sms, message)

@@ -2,6 +2,7 @@
 
 import azure.functions as func
 
+from functions.telemetry import observed
 from functions.wiring import app
 from shared.names import NAMES, poison_of
 from shared.stores.queues import ShardReceipts
@@ -12,6 +13,7 @@ blueprint = func.Blueprint()
 @blueprint.queue_trigger(
     arg_name="message", queue_name=NAMES.queues.receipts, connection="AzureWebJobsStorage"
 )
+@observed
 async def settle_receipts(message: func.QueueMessage) -> None:
     """Write what a provider reported of one shard's parcels."""
     if ours := await app().poison.take(NAMES.queues.receipts, message.get_body(), ShardReceipts):
@@ -23,6 +25,7 @@ async def settle_receipts(message: func.QueueMessage) -> None:
     queue_name=poison_of(NAMES.queues.receipts),
     connection="AzureWebJobsStorage",
 )
+@observed
 async def settle_receipts_poison(message: func.QueueMessage) -> None:
     """Tell of it. Rows that only these receipts would have settled are decided without them."""
     name, body = NAMES.queues.receipts, message.get_body()

@@ -2,6 +2,7 @@
 
 import azure.functions as func
 
+from functions.telemetry import observed
 from functions.wiring import app
 from shared import __version__
 from shared.messages.pages import PAGE_HEADERS, STYLE
@@ -13,6 +14,7 @@ _STYLE_CACHE = "public, max-age=31536000, immutable"  # its address changes when
 
 
 @blueprint.route(route="health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
+@observed
 def health(req: func.HttpRequest) -> func.HttpResponse:
     """That the app answers, and its version. Touches nothing."""
     body = f'{{"status": "ok", "version": "{__version__}"}}'
@@ -24,6 +26,7 @@ def health(req: func.HttpRequest) -> func.HttpResponse:
 @blueprint.route(
     route="guide/{language}", methods=["GET", "HEAD"], auth_level=func.AuthLevel.ANONYMOUS
 )
+@observed
 async def show_guide(req: func.HttpRequest) -> func.HttpResponse:
     """The guide: to register before the deadline, the general procedure after it."""
     campaign = req.params.get("campaign", "")
@@ -36,6 +39,7 @@ async def show_guide(req: func.HttpRequest) -> func.HttpResponse:
 @blueprint.route(
     route="done/{token?}", methods=["GET", "HEAD", "POST"], auth_level=func.AuthLevel.ANONYMOUS
 )
+@observed
 async def report_done(req: func.HttpRequest) -> func.HttpResponse:
     """ "I have done it": a button, and what comes of pressing it."""
     token, languages = req.route_params.get("token", ""), _languages(req)
@@ -50,6 +54,7 @@ async def report_done(req: func.HttpRequest) -> func.HttpResponse:
     methods=["GET", "HEAD", "POST"],
     auth_level=func.AuthLevel.ANONYMOUS,
 )
+@observed
 async def unsubscribe(req: func.HttpRequest) -> func.HttpResponse:
     """No more reminders: a button, and what comes of pressing it. A mail program may press it by
     itself (RFC 8058): its POST is like the person's, without cookies."""
@@ -61,6 +66,7 @@ async def unsubscribe(req: func.HttpRequest) -> func.HttpResponse:
 
 
 @blueprint.route(route="status", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
+@observed
 async def show_status(req: func.HttpRequest) -> func.HttpResponse:
     """Where all campaigns stand: a page, or JSON for whoever accepts that."""
     as_json = "application/json" in req.headers.get("accept", "")
@@ -70,6 +76,7 @@ async def show_status(req: func.HttpRequest) -> func.HttpResponse:
 @blueprint.route(
     route="assets/page.css", methods=["GET", "HEAD"], auth_level=func.AuthLevel.ANONYMOUS
 )
+@observed
 def show_style(req: func.HttpRequest) -> func.HttpResponse:
     """The stylesheet of all pages."""
     headers = {**PAGE_HEADERS, "Cache-Control": _STYLE_CACHE}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from functions import telemetry
 from shared.services.directory import Directory
 from shared.services.http import HttpClient
 from shared.services.senders.sendgrid import SendGrid
@@ -37,6 +38,7 @@ from shared.workflows.replan import ReplanWorkflow
 from shared.workflows.site import SiteWorkflow
 from shared.workflows.status import StatusWorkflow
 from shared.workflows.sweep import SweepWorkflow
+from shared.workflows.watch import WatchWorkflow
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -69,6 +71,7 @@ class App:
     replan: ReplanWorkflow
     biography: BiographyWorkflow
     poison: PoisonWorkflow
+    watch: WatchWorkflow
     directory: Directory
     http: HttpClient
 
@@ -172,6 +175,7 @@ def build_app(settings: Settings, clock: Clock | None = None) -> App:
         replan=ReplanWorkflow(stores, book, sweeps),
         biography=BiographyWorkflow(stores, book, plans, directory, clock),
         poison=PoisonWorkflow(stores, clock),
+        watch=WatchWorkflow(stores),
         directory=directory,
         http=http,
     )
@@ -216,6 +220,7 @@ def stop_claims_at_sigterm(dispatch: DispatchWorkflow) -> None:
 
     def end_when_idle() -> None:
         if not callable(previous):
+            telemetry.flush()
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.raise_signal(signal.SIGTERM)
 

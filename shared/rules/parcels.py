@@ -187,6 +187,8 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
         doubt: an ambiguous attempt lies behind the row.
         faults: how often a fault of our own sent it back.
         final: of an ambiguous row: decided, counted as had, not sent again.
+        trace: the span that planned it, for those that link to it (`telemetry.current_trace`);
+            b"" where that was not exported.
     """
 
     campaign: str
@@ -224,6 +226,7 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     resent: bool = False
     faults: int = 0
     final: bool = False
+    trace: bytes = b""
 
     @property
     def count(self) -> int:

@@ -528,6 +528,7 @@ def parcel_from(row: Row) -> Parcel:
         resent=bool(row.get("resent")),
         faults=row.get("faults") or 0,
         final=bool(row.get("final")),
+        trace=row.get("trace") or b"",
     )
 
 

@@ -86,6 +86,7 @@ class HandOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     faults: int = 0
     seed: bool = False
     probe: bool = False
+    trace: bytes = b""
 
 
 class ParcelReceipts(msgspec.Struct, frozen=True, array_like=True):
@@ -133,6 +134,17 @@ class Queues:
         self._receipts = account.queue(NAMES.queues.receipts)
         self._ages = ages
         self._account = account
+
+    @property
+    def names(self) -> list[str]:
+        """Every queue and poison queue."""
+        names: tuple[str, ...] = msgspec.structs.astuple(NAMES.queues)
+        return [each for name in names for each in (name, poison_of(name))]
+
+    async def length_of(self, name: str) -> int:
+        """How many messages a queue has, those among them that are being worked on."""
+        found = await self._account.queue(name).get_queue_properties()
+        return found.approximate_message_count or 0
 
     async def put_read(self, message: ReadPages, *, after: float = 0) -> None:
         """Continue a pass, not before `after` seconds."""

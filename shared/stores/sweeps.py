@@ -55,6 +55,8 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
         opened_at, ended_at: storage time; `seen_at` is the campaign time of the opening, which is
             what the age of a sweep is counted from.
         reason: why it was abandoned.
+        trace: the span that opened it, which those of its passes and plans belong to
+            (`telemetry.current_trace`); b"" where that was not exported.
     """
 
     number: int
@@ -64,6 +66,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     seen_at: CampaignTime
     ended_at: StorageTime | None = None
     reason: str = ""
+    trace: bytes = b""
     etag: str = ""
 
     def find(self, source: str) -> Pass | None:
@@ -103,7 +106,9 @@ class Sweeps:
         head = await self.read_head()
         return await self.read(head.committed) if head.committed else None
 
-    async def open(self, passes: Sequence[tuple[str, str]], *, above: int = 0) -> Sweep | None:
+    async def open(
+        self, passes: Sequence[tuple[str, str]], *, above: int = 0, trace: bytes = b""
+    ) -> Sweep | None:
         """Open the next sweep with these (source, query). None where one is under way already.
 
         Its number is greater than `above`, too.
@@ -118,6 +123,7 @@ class Sweeps:
             passes=tuple(Pass(source=s, query=q, asked_at=now) for s, q in passes),
             opened_at=now,
             seen_at=self._clock.campaign_now(),
+            trace=trace,
         )
         with suppress(Conflict):
             await self._write(sweep, head, committed=head.committed)
@@ -217,6 +223,7 @@ def _row_from(sweep: Sweep) -> Row:
         "seen_at": to_text(sweep.seen_at),
         "ended_at": to_text(sweep.ended_at) if sweep.ended_at else "",
         "reason": sweep.reason,
+        "trace": sweep.trace,
     }
 
 
@@ -229,5 +236,6 @@ def _sweep_from(row: Row) -> Sweep:
         seen_at=CampaignTime(from_text(row["seen_at"])),
         ended_at=StorageTime(from_text(row["ended_at"])) if row["ended_at"] else None,
         reason=row["reason"],
+        trace=row.get("trace") or b"",
         etag=row[ETAG],
     )

@@ -1,6 +1,7 @@
 """Structured log events with stable names: what alert rules and people watch for.
 
-An event's fields hold counts, states and names of campaigns, never anything of a person.
+An event's fields hold counts, states and names of campaigns, never anything of a person. They stand
+in the text as JSON, and the plain ones beside it: Application Insights has them as properties.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import logging
 from typing import Literal
 
 import msgspec
+
+from shared.telemetry import ALARMS
 
 _log = logging.getLogger("mfa_nudge")
 
@@ -36,13 +39,24 @@ type Alarm = Literal[
 
 def note_event(event: str, **fields: object) -> None:
     """Something that went as it should."""
-    _log.info("%s %s", event, _as_json(fields))
+    _log.info("%s %s", event, _as_json(fields), extra=_as_properties("event", event, fields))
 
 
 def raise_alarm(alarm: Alarm, **fields: object) -> None:
     """Something that a person should look at."""
-    _log.error("ALARM %s %s", alarm, _as_json(fields))
+    _log.error("ALARM %s %s", alarm, _as_json(fields), extra=_as_properties("alarm", alarm, fields))
+    about = {"campaign": str(fields["campaign"])} if "campaign" in fields else {}
+    ALARMS.add(1, alarm=alarm, **about)
 
 
 def _as_json(fields: dict[str, object]) -> str:
     return msgspec.json.encode(fields).decode()
+
+
+def _as_properties(kind: str, name: str, fields: dict[str, object]) -> dict[str, object]:
+    """The name and the plain fields of an event, for its log record.
+
+    Raises KeyError from `logging` where a field has a name that a record itself uses.
+    """
+    plain = {key: value for key, value in fields.items() if isinstance(value, str | int | float)}
+    return {kind: name, **plain}

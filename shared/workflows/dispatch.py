@@ -49,6 +49,7 @@ from shared.stores.outbox import Slice
 from shared.stores.parcels import Changes, partition_of
 from shared.stores.queues import HandOut
 from shared.stores.table import Conflict
+from shared.telemetry import PARCELS, RECIPIENTS, span
 from shared.workflows.alarms import note_event, raise_alarm
 
 if TYPE_CHECKING:
@@ -154,11 +155,15 @@ class DispatchWorkflow:
             return
         self._under_way += 1
         try:
-            claimed_from = monotonic()
-            claimed = await self._claim(message, attempt, touched_at, left_out)
-            if claimed:
-                outcome = await self._call(sender, prepared, claimed_from)
-                await self._conclude(message, claimed, outcome, remaining, recipients)
+            of = {"campaign": message.campaign, "touch": message.touch, "channel": message.channel}
+            with span("send parcel", of, links=(message.trace,)) as sending:
+                claimed_from = monotonic()
+                claimed = await self._claim(message, attempt, touched_at, left_out)
+                if claimed:
+                    outcome = await self._call(sender, prepared, claimed_from)
+                    sending.set_attribute("recipients", len(remaining))
+                    sending.set_attribute("outcome", _outcome_of(outcome))
+                    await self._conclude(message, claimed, outcome, remaining, recipients)
         finally:
             self._under_way -= 1
             if self._stopping and not self._under_way:
@@ -173,9 +178,14 @@ class DispatchWorkflow:
         recipients: Sequence[Recipient],
     ) -> None:
         """What an outcome means for the row, its people and the channel."""
+        if not isinstance(outcome, Accepted):
+            of = {"campaign": message.campaign, "channel": message.channel}
+            PARCELS.add(1, outcome=_outcome_of(outcome), **of)
         match outcome:
             case Accepted():
-                await self._settle(claimed, {"state": State.ACCEPTED, "reason": "", "final": False})
+                accepted = {"state": State.ACCEPTED, "reason": "", "final": False}
+                if await self._settle(claimed, accepted):
+                    count_accepted(claimed, len(remaining))
                 self._accepted_at[message.campaign, message.channel] = monotonic()
                 self._nameless[message.campaign, message.channel] = 0
                 await self._mark_waves(message.campaign)
@@ -636,6 +646,36 @@ class OwnFault(msgspec.Struct, frozen=True):
     """Something of ours broke before the first byte left. `detail` is the exception's name."""
 
     detail: str
+
+
+_FOR_ITSELF = frozenset(
+    {
+        *(RefusedReason.RECIPIENTS, RefusedReason.OPTED_OUT),
+        *(RefusedReason.UNATTRIBUTABLE, RefusedReason.TOO_LARGE),
+    }
+)
+"""Why a parcel is refused where another one would not be."""
+
+
+def _outcome_of(outcome: Outcome | OwnFault) -> str:
+    """As telemetry names it; see `PARCELS`."""
+    match outcome:
+        case Accepted():
+            return "accepted"
+        case Ambiguous():
+            return "ambiguous"
+        case OwnFault():
+            return "fault"
+        case Refused(reason=reason):
+            return "rejected" if reason in _FOR_ITSELF else "returned"
+
+
+def count_accepted(parcel: Parcel, recipients: int) -> None:
+    """Count a parcel that a provider has accepted. Seed addresses are nobody."""
+    PARCELS.add(1, campaign=parcel.campaign, channel=parcel.channel, outcome="accepted")
+    if not parcel.seed:
+        of = {"campaign": parcel.campaign, "touch": parcel.touch, "channel": parcel.channel}
+        RECIPIENTS.add(recipients, **of)
 
 
 def end_unsendable(parcel: Parcel) -> dict[str, Any]:

@@ -50,14 +50,17 @@ from shared.stores.control import PASSED
 from shared.stores.outbox import outbox_name, pack_recipients
 from shared.stores.pages import run_prefix, sweep_prefix
 from shared.stores.people import NOBODY
+from shared.telemetry import PEOPLE, current_trace, span
 from shared.workflows.alarms import note_event, raise_alarm
 from shared.workflows.sweep import has_all_passes, rosters_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from datetime import date
 
-    from shared.clock import Clock
+    from shared.clock import Clock, StorageTime
+    from shared.rules.campaign import Audience, Contact
+    from shared.rules.registration import DoneWhen
     from shared.stores import Stores
     from shared.stores.control import ControlRow
     from shared.stores.pages import PassReader
@@ -69,6 +72,12 @@ if TYPE_CHECKING:
 
 SEED_SHARD = 0
 """The shard in which the parcels of seed addresses are planned."""
+
+_KINDS = (
+    *("roster", "registered", "unregistered", "unknown", "unrecognised", "excluded"),
+    "unreachable",
+)
+"""Counts of people that stand in ShardCounts and in telemetry under one name."""
 
 
 @dataclass(frozen=True)
@@ -165,13 +174,15 @@ class PlanWorkflow:
             return False  # not the wanted pair, or not any more
         if not has_all_passes(standing, sweep):
             return False  # release asks for a sweep that has them
-        try:
-            if not await self._plan_under(standing, sweep, message.shard):
+        of = {"campaign": standing.name, "shard": message.shard, "sweep": sweep.number}
+        with span("plan shard", of | {"version": standing.version}, within=sweep.trace):
+            try:
+                if not await self._plan_under(standing, sweep, message.shard):
+                    return False
+            except Superseded:
                 return False
-        except Superseded:
-            return False
-        verdict = await self.conclude(standing, sweep)
-        return verdict is not None and verdict.go
+            verdict = await self.conclude(standing, sweep)
+            return verdict is not None and verdict.go
 
     async def _find_standing(self, message: PlanShard) -> Standing | None:
         """The campaign, under the message's version at least: our view may be seconds older."""
@@ -328,65 +339,17 @@ class PlanWorkflow:
         return self._readers[prefix]
 
     def judge(
-        self, campaign: Campaign, sweep: Sweep, facts: Shard, people: dict[bytes, Person]
+        self, campaign: Campaign, sweep: Sweep, facts: Shard, people: Mapping[bytes, Person]
     ) -> Iterable[Judged]:
-        """What is so of each account, as this sweep and people themselves have said. Excluded is
-        decided first."""
-        now = self._clock.campaign_now()
-        guests, done_when = campaign.audience.guests, campaign.done_when
-        channels = channels_of(campaign)
-        for account in facts.accounts.values():
-            reason = (
-                "exclusion group"
-                if account.id in facts.excluded
-                else exclusion(account, guests=guests)
-            )
-            code = facts.codes.get(account.id)
-            registration = (
-                Registration.UNKNOWN if code is None else unpack_registration(code, done_when)
-            )
-            if reason is not None or registration is not Registration.UNREGISTERED:
-                yield Judged(account, reason, registration)
-                continue
-            person = people.get(account.id, NOBODY)
-            if outranks_report(person.confirmed_at, now):
-                yield Judged(account, None, Registration.REGISTERED, confirmed=True)
-                continue
-            usable = self._contacts_of(campaign, channels, account, person)
-            contacts: dict[Channel, str] = {
-                channel: contact
-                for channel, contact in usable.items()
-                if not person.opted_out(channel)
-            }
-            yield Judged(
-                account,
-                None,
-                registration,
-                bool(usable),
-                contacts,
-                opted_out=person.opted_out_at is not None or bool(usable and not contacts),
-                silenced=silences(person.reported_at, sweep.opened_at),
-            )
-
-    def _contacts_of(
-        self, campaign: Campaign, channels: Iterable[Channel], account: Account, person: Person
-    ) -> dict[Channel, str]:
-        """The first usable contact on each of these channels that has one."""
-        bad, fields = self._bad_for(person), campaign.contact
-        contacts: dict[Channel, str] = {}
-        for channel in channels:
-            if channel == "email":
-                found = choose_email(account, fields.email, bad)
-            else:
-                found = choose_number(account, fields.sms, fields.default_region, bad)
-            if found:
-                contacts[channel] = found
-        return contacts
-
-    def _bad_for(self, person: Person) -> Callable[[str], bool]:
-        if not person.bad:
-            return _nothing_is_bad
-        return lambda address: address_key(self._key, address) in person.bad
+        """What is so of each account, as this sweep and people themselves have said."""
+        return judge_accounts(
+            *(facts, campaign.audience, campaign.done_when, campaign.contact),
+            channels=channels_of(campaign),
+            people=people,
+            now=self._clock.campaign_now(),
+            looked_at=sweep.opened_at,
+            key=self._key,
+        )
 
     async def _read_controls(self, standing: Standing) -> dict[Channel, ControlRow]:
         return {
@@ -423,6 +386,7 @@ class PlanWorkflow:
         name = outbox_name(run.campaign, run.shard, run.pair[0], run.run)
         body, slices = pack_recipients(draft.recipients for draft in drafts)
         await self._stores.outbox.write(name, body)
+        trace = current_trace()
         return [
             Parcel(
                 campaign=run.campaign,
@@ -446,6 +410,7 @@ class PlanWorkflow:
                 offset=part.offset,
                 length=part.length,
                 digest=part.digest,
+                trace=trace,
             )
             for counter, (draft, part) in enumerate(zip(drafts, slices, strict=True))
         ]
@@ -465,6 +430,13 @@ class PlanWorkflow:
             if fence is None or fence.pair != pair or not fence.done:
                 return None
             total += fence.counts
+        of = {"campaign": standing.name, "sweep": pair[0], "version": pair[1]}
+        with span("give verdict", of, within=sweep.trace):
+            return await self._give_verdict(standing, pair, total)
+
+    async def _give_verdict(
+        self, standing: Standing, pair: tuple[int, int], total: ShardCounts
+    ) -> Verdict:
         last_go = await self._stores.control.read_last_go(standing.name, pair)
         waves = await self._stores.campaigns.waves_went_out(standing.name)
         verdict = await self._stores.control.write_verdict(
@@ -472,6 +444,8 @@ class PlanWorkflow:
             pair,
             judge(total, last_go.counts if last_go else None, waves_went_out=waves),
         )
+        for kind in _KINDS:
+            PEOPLE.set(getattr(total, kind), campaign=standing.name, kind=kind)
         for slow in await self.find_slow(standing, total):
             raise_alarm(
                 "pace_too_slow",
@@ -697,6 +671,78 @@ async def _keep_alive(run: PlanningRun | None) -> None:
     """Show that planning goes on, where it is planning that reads."""
     if run:
         await run.refresh()
+
+
+def judge_accounts(
+    facts: Shard,
+    audience: Audience,
+    done_when: DoneWhen,
+    fields: Contact,
+    *,
+    channels: Iterable[Channel],
+    people: Mapping[bytes, Person],
+    now: CampaignTime,
+    looked_at: StorageTime,
+    key: bytes,
+) -> Iterator[Judged]:
+    """What is so of each account. Excluded is decided first.
+
+    Args:
+        people: what is remembered of them.
+        looked_at: when the facts were asked for.
+        key: of the hashes of bad addresses.
+    """
+    for account in facts.accounts.values():
+        reason = (
+            "exclusion group"
+            if account.id in facts.excluded
+            else exclusion(account, guests=audience.guests)
+        )
+        code = facts.codes.get(account.id)
+        registration = (
+            Registration.UNKNOWN if code is None else unpack_registration(code, done_when)
+        )
+        if reason is not None or registration is not Registration.UNREGISTERED:
+            yield Judged(account, reason, registration)
+            continue
+        person = people.get(account.id, NOBODY)
+        if outranks_report(person.confirmed_at, now):
+            yield Judged(account, None, Registration.REGISTERED, confirmed=True)
+            continue
+        usable = _contacts_of(fields, channels, account, _bad_for(person, key))
+        contacts: dict[Channel, str] = {
+            channel: contact for channel, contact in usable.items() if not person.opted_out(channel)
+        }
+        yield Judged(
+            account,
+            None,
+            registration,
+            bool(usable),
+            contacts,
+            opted_out=person.opted_out_at is not None or bool(usable and not contacts),
+            silenced=silences(person.reported_at, looked_at),
+        )
+
+
+def _contacts_of(
+    fields: Contact, channels: Iterable[Channel], account: Account, bad: Callable[[str], bool]
+) -> dict[Channel, str]:
+    """The first usable contact on each of these channels that has one."""
+    contacts: dict[Channel, str] = {}
+    for channel in channels:
+        if channel == "email":
+            found = choose_email(account, fields.email, bad)
+        else:
+            found = choose_number(account, fields.sms, fields.default_region, bad)
+        if found:
+            contacts[channel] = found
+    return contacts
+
+
+def _bad_for(person: Person, key: bytes) -> Callable[[str], bool]:
+    if not person.bad:
+        return _nothing_is_bad
+    return lambda address: address_key(key, address) in person.bad
 
 
 def channels_of(campaign: Campaign) -> tuple[Channel, ...]:

@@ -26,8 +26,10 @@ from shared.rules.parcels import (
 )
 from shared.services.webhooks import Event, EventKind
 from shared.stores.queues import MOST_BYTES, ParcelReceipts, ShardReceipts
+from shared.telemetry import span
 from shared.workflows.alarms import note_event, raise_alarm
 from shared.workflows.completion import STORAGE_SECONDS, storage_within
+from shared.workflows.dispatch import count_accepted
 
 if TYPE_CHECKING:
     from shared.clock import Clock
@@ -128,8 +130,19 @@ class ReceiptsWorkflow:
         receipts = {one.key: one for one in message.parcels}
         of_people = any(one.bounced or one.opted_out for one in message.parcels)
         rows = await self._stores.ledger.read_some(campaign, shard, receipts, ids=of_people)
-        _note_oddities(message, rows)
-        await self._record_people(message, rows)
+        of = {"campaign": campaign, "channel": message.channel, "parcels": len(receipts)}
+        with span("settle receipts", of, links=(row.trace for row in rows.values())):
+            _note_oddities(message, rows)
+            await self._record_people(message, rows)
+            await self._settle(campaign, shard, receipts, rows)
+
+    async def _settle(
+        self,
+        campaign: str,
+        shard: int,
+        receipts: Mapping[str, ParcelReceipts],
+        rows: Mapping[str, Parcel],
+    ) -> None:
         while rows:
             changes = [
                 (row, change)
@@ -139,7 +152,10 @@ class ReceiptsWorkflow:
             # The marker before the rows: should we die in between, nothing would come back to it.
             if any("state" in change for _, change in changes):
                 await self._mark_waves(campaign)
-            _, conflicted = await self._stores.ledger.change_each(changes)
+            changed, conflicted = await self._stores.ledger.change_each(changes)
+            for row in changed:
+                if rows[row.key].state is not State.ACCEPTED:
+                    count_accepted(row, row.count - row.left_out_count - row.refused_count)
             keys = [row.key for row in conflicted]
             rows = await self._stores.ledger.read_some(campaign, shard, keys, ids=False)
 

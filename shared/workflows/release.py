@@ -32,6 +32,7 @@ from shared.rules.parcels import (
 )
 from shared.stores.control import PASSED, ControlRow, PauseReason
 from shared.stores.queues import PlanShard, hand_out_from
+from shared.telemetry import SWEEP_AGE, span
 from shared.workflows.alarms import note_event, raise_alarm
 from shared.workflows.plan import channels_of
 from shared.workflows.sweep import has_all_passes
@@ -122,6 +123,8 @@ class ReleaseWorkflow:
         await self._sweeps.repair()
         book = await self._book.refresh(accept=True)
         sweep = await self._stores.sweeps.read_committed()
+        if sweep:
+            SWEEP_AGE.set((self._clock.campaign_now() - sweep.seen_at).total_seconds() / 3600)
         failures: list[Exception] = []
         for standing in book.standings.values():
             for step in (
@@ -422,6 +425,18 @@ class ReleaseWorkflow:
         due = due[: 1 if probe else max(0, MOST_OUTSTANDING - len(outstanding))]
         sent = _sent_on(standing.campaign, today, parcels, outstanding)
         due = await self._admit(standing.campaign, channel, due, sent, probe=probe)
+        if due:
+            of = {"campaign": standing.name, "channel": channel, "parcels": len(due)}
+            with span("hand out", of, links=(parcel.trace for parcel in due)):
+                await self._put(standing.name, channel, due, now, probe=probe)
+        at_rest = _count_at_rest(due, control, now, self._clock.ages.handed_out)
+        if at_rest:
+            raise_alarm("parcels_at_rest", campaign=standing.name, channel=channel, parcels=at_rest)
+
+    async def _put(
+        self, campaign: str, channel: Channel, due: list[Parcel], now: StorageTime, *, probe: bool
+    ) -> None:
+        """Stamp parcels as released, and put those that nobody else has changed on the queue."""
         released = await self._change_by_shard(due, {"released_at": now, "retry_at": None})
         released.sort(key=_turn)
         for start in range(0, len(released), _SIDE_BY_SIDE):
@@ -433,14 +448,11 @@ class ReleaseWorkflow:
         if released:
             note_event(
                 "released",
-                campaign=standing.name,
+                campaign=campaign,
                 channel=channel,
                 parcels=len(released),
                 recipients=sum(p.count for p in released),
             )
-        at_rest = _count_at_rest(due, control, now, self._clock.ages.handed_out)
-        if at_rest:
-            raise_alarm("parcels_at_rest", campaign=standing.name, channel=channel, parcels=at_rest)
 
     async def _let_canaries_go_first(
         self,

@@ -28,6 +28,7 @@ from shared.services.directory import (
 from shared.stores.pages import PageInfo, run_prefix
 from shared.stores.queues import PlanShard, ReadPages
 from shared.stores.sweeps import MOST_RUNS, Pass, Sweep
+from shared.telemetry import current_trace, span
 from shared.workflows.alarms import note_event, raise_alarm
 
 if TYPE_CHECKING:
@@ -112,13 +113,14 @@ class SweepWorkflow:
         # Should the table have been lost: no number that pages or fences know is used again.
         above = max(await self._stores.pages.list_sweeps(), default=0)
         passes = [(one.name, _query_of(one)) for one in sources]
-        sweep = await self._stores.sweeps.open(passes, above=above)
-        if sweep is None:
-            return None
-        note_event("sweep_opened", sweep=sweep.number, passes=len(sweep.passes))
-        for one in sweep.passes:
-            await self._stores.queues.put_read(ReadPages(sweep.number, one.source, one.run))
-        return sweep
+        with span("open sweep"):
+            sweep = await self._stores.sweeps.open(passes, above=above, trace=current_trace())
+            if sweep is None:
+                return None
+            note_event("sweep_opened", sweep=sweep.number, passes=len(sweep.passes))
+            for one in sweep.passes:
+                await self._stores.queues.put_read(ReadPages(sweep.number, one.source, one.run))
+            return sweep
 
     async def read_new_audience(self, standing: Standing) -> None:
         """Open a sweep that reads the lists which a new version names, unless one is under way.
@@ -146,6 +148,11 @@ class SweepWorkflow:
         one = sweep.find(message.source) if sweep else None
         if sweep is None or one is None or sweep.state != "open" or one.run != message.run:
             return  # the pass goes on without this message, or the sweep is over
+        of = {"sweep": sweep.number, "source": one.source, "run": one.run}
+        with span("read pages", of, within=sweep.trace):
+            await self._read(message, one, stop_at)
+
+    async def _read(self, message: ReadPages, one: Pass, stop_at: float) -> None:
         try:
             finished = await self._read_pages(message, _source_from(one), stop_at)
         except SkipTokenExpired:
@@ -247,10 +254,11 @@ class SweepWorkflow:
                 await self._abandon(number, str(fault))
                 return
             counts = {source: len(pages) for source, pages in passes.items()}
-            if await self._stores.sweeps.commit(sweep, counts):
-                note_event("sweep_committed", sweep=number, pages=sum(counts.values()))
-                await self.ask_for_plans(await self._book.refresh(), number)
-                return
+            with span("commit sweep", {"sweep": number}, within=sweep.trace):
+                if await self._stores.sweeps.commit(sweep, counts):
+                    note_event("sweep_committed", sweep=number, pages=sum(counts.values()))
+                    await self.ask_for_plans(await self._book.refresh(), number)
+                    return
 
     async def _list_passes(self, sweep: Sweep) -> dict[str, list[PageInfo]]:
         """The pages of each pass's run, by source."""

@@ -47,6 +47,7 @@ from shared.services.senders import (
     Unsendable,
 )
 from shared.services.senders.calling import call_once, setup_fault
+from shared.telemetry import note_refusal
 
 _MAX_PERSONALIZATIONS = 1_000
 _CUSTOM_ARGS_LIMIT = 10_000  # bytes of the whole call, as JSON: fewer than this
@@ -146,7 +147,10 @@ class SendGrid:
             may_start=may_start,
             timeout=self._call_timeout,
         )
-        return read_answer(answer, prepared.count) if isinstance(answer, Answer) else answer
+        if not isinstance(answer, Answer):
+            return answer
+        note_refusal("sendgrid", answer.status)
+        return read_answer(answer, prepared.count)
 
 
 def _check_limits(
