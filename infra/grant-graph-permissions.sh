@@ -29,8 +29,8 @@ Usage: grant-graph-permissions.sh --identity OBJECT_ID [options]
 
   --identity OBJECT_ID    object id of the identity's service principal: IDENTITY_PRINCIPAL_ID
                           among the outputs of the deployment
-  --confirm methods|report   as GRAPH_CONFIRM of the app; `methods` (the default) asks for
-                          UserAuthenticationMethod.Read.All
+  --confirm report|methods   as graphConfirm of the deployment; `methods` asks for
+                          UserAuthenticationMethod.Read.All, `report` (the default) does not
   --audience group|filter    `filter` where no campaign names a group, neither as its audience nor
                           under audience.exclude: then GroupMember.Read.All is not needed
   --check                 change nothing; say what is there and what is missing
@@ -56,7 +56,7 @@ misused() { # reason
   exit 2
 }
 
-identity='' confirm=methods audience=group action=grant
+identity='' confirm=report audience=group action=grant
 
 read_arguments() {
   while (($#)); do
@@ -85,7 +85,7 @@ read_arguments() {
   [[ -n $identity ]] || misused "--identity is missing."
   [[ $identity =~ $GUID ]] || misused "--identity must be an object id (a GUID)."
   identity=${identity,,}
-  [[ $confirm == methods || $confirm == report ]] || misused "--confirm is methods or report."
+  [[ $confirm == methods || $confirm == report ]] || misused "--confirm is report or methods."
   [[ $audience == group || $audience == filter ]] || misused "--audience is group or filter."
 }
 

@@ -43,6 +43,7 @@ IDS = {
 """As learn.microsoft.com/graph/permissions-reference has them."""
 
 NEEDED = [AUDIT, MEMBERS, USERS, METHODS]
+"""With `--confirm methods`, as `Tenant.run` asks unless it is told otherwise."""
 
 
 class Tenant:
@@ -100,7 +101,8 @@ class Tenant:
         self.set(assignments=rows)
 
     def run(self, *options: str, identity: str = IDENTITY) -> subprocess.CompletedProcess[str]:
-        return self.call("--identity", identity, *options)
+        confirm = () if "--confirm" in options else ("--confirm", "methods")
+        return self.call("--identity", identity, *confirm, *options)
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -171,6 +173,13 @@ def test_a_part_that_is_there_stays_and_the_rest_is_granted(tenant: Tenant) -> N
 def test_only_what_the_features_need(tenant: Tenant, options: list[str], needed: list[str]) -> None:
     assert tenant.run(*options).returncode == 0
     assert tenant.granted == needed
+
+
+def test_without_options_it_grants_what_a_deployment_without_options_needs(tenant: Tenant) -> None:
+    bicep = (ROOT / "infra" / "main.bicep").read_text()
+    assert "param graphConfirm 'methods' | 'report' = 'report'" in bicep
+    assert tenant.call("--identity", IDENTITY).returncode == 0
+    assert tenant.granted == [AUDIT, MEMBERS, USERS]
 
 
 def test_what_is_no_longer_needed_is_named_and_left(tenant: Tenant) -> None:
@@ -343,7 +352,7 @@ def test_anything_else_that_graph_says_is_told_as_it_is(tenant: Tenant) -> None:
         ([], "--identity is missing"),
         (["--identity"], "--identity needs a value"),
         (["--identity", "app-nudge"], "must be an object id"),
-        (["--identity", IDENTITY, "--confirm", "maybe"], "methods or report"),
+        (["--identity", IDENTITY, "--confirm", "maybe"], "report or methods"),
         (["--identity", IDENTITY, "--audience", "all"], "group or filter"),
         (["--identity", IDENTITY, "--undo", "--check"], "two different things"),
         (["--identity", IDENTITY, "--force"], "no option --force"),
