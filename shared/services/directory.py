@@ -35,11 +35,12 @@ from shared.rules.registration import (
     decide_registration,
     pack_registration,
 )
+from shared.telemetry import note_refusal
 
 if TYPE_CHECKING:
     import httpx
+    from azure.core.credentials_async import AsyncTokenCredential
     from azure.core.exceptions import AzureError
-    from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
     from kiota_abstractions.authentication import AuthenticationProvider
     from kiota_abstractions.request_information import RequestInformation
     from msgraph.graph_service_client import GraphServiceClient
@@ -47,6 +48,11 @@ if TYPE_CHECKING:
 type Auth = Literal["managed", "default", "anonymous"]
 type Confirm = Literal["methods", "report"]
 """How one account is asked for: by its methods, live, or by its row of the report, hours old."""
+
+
+class SignInFault(SetupFault):
+    """Somebody's own sign-in is missing, or not enough for what was asked."""
+
 
 REQUEST_SECONDS = 60.0
 
@@ -75,6 +81,7 @@ class RegistrationReport(msgspec.Struct, frozen=True, tag="registrations"):
     """Every row of `userRegistrationDetails`."""
 
     permissions: ClassVar[str] = "AuditLog.Read.All"
+    role: ClassVar[str] = "Reports Reader, Security Reader or Global Reader"
 
     @property
     def name(self) -> str:
@@ -90,6 +97,7 @@ class GroupMembers(msgspec.Struct, frozen=True, tag="group"):
     group: str
 
     permissions: ClassVar[str] = "GroupMember.Read.All and User.Read.All"
+    role: ClassVar[str] = "Directory Readers or Global Reader"
 
     @property
     def name(self) -> str:
@@ -105,6 +113,7 @@ class FilteredUsers(msgspec.Struct, frozen=True, tag="filter"):
     filter: str
 
     permissions: ClassVar[str] = "User.Read.All"
+    role: ClassVar[str] = "Directory Readers or Global Reader"
 
     @property
     def name(self) -> str:
@@ -118,22 +127,33 @@ class FilteredUsers(msgspec.Struct, frozen=True, tag="filter"):
 type Roster = GroupMembers | FilteredUsers
 type Source = RegistrationReport | Roster
 """What one pass reads. `name` is the pass's name, fit for a blob path; `str()` is for messages;
-`permissions` are the application permissions that Graph asks for."""
+`permissions` are those that Graph asks for, of the app or of the one that somebody signs in
+through; whoever signs in needs one of the roles in `role`, too."""
 
 
 class _Lookup(msgspec.Struct, frozen=True):
-    """A question about one account. `what` is for messages: it names no account."""
+    """A question about accounts that is no pass. `what` is for messages: it names no account."""
 
     what: str
     permissions: str
+    role: str
 
     def __str__(self) -> str:
         return self.what
 
 
-_FIND_USER = _Lookup("one user", "User.Read.All")
-_METHODS = _Lookup("the methods of one user", "UserAuthenticationMethod.Read.All")
-_REPORT_ROW = _Lookup("the registration report's row of one user", RegistrationReport.permissions)
+_FIND_USER = _Lookup("one user", FilteredUsers.permissions, FilteredUsers.role)
+_COUNT = _Lookup("the number of users", FilteredUsers.permissions, FilteredUsers.role)
+_METHODS = _Lookup(
+    "the methods of one user",
+    "UserAuthenticationMethod.Read.All",
+    "Authentication Administrator or Global Reader",
+)
+_REPORT_ROW = _Lookup(
+    "the registration report's row of one user",
+    RegistrationReport.permissions,
+    RegistrationReport.role,
+)
 
 
 class ReportPage(msgspec.Struct, frozen=True):
@@ -179,6 +199,10 @@ class _UserRow(msgspec.Struct, rename="camel", gc=False):
 
 class _Identified(msgspec.Struct):
     id: str
+
+
+class _Counted(msgspec.Struct):
+    count: int = msgspec.field(name="@odata.count")
 
 
 class _Method(msgspec.Struct):
@@ -237,6 +261,7 @@ def _object_id(text: str | None) -> bytes | None:
 _ROW = msgspec.json.Decoder(ReportRow)
 _METHOD_LIST = msgspec.json.Decoder(_Body[_Method])
 _USER = msgspec.json.Decoder(_Identified)
+_TOTAL = msgspec.json.Decoder(_Counted)
 
 
 def _find_id(body: bytes) -> bytes:
@@ -283,7 +308,7 @@ class _Connection(msgspec.Struct, frozen=True):
 
     graph: GraphServiceClient
     http: httpx.AsyncClient
-    credential: ManagedIdentityCredential | DefaultAzureCredential | None
+    credential: AsyncTokenCredential | None
 
 
 def choose_source(confirm: Confirm, done_when: DoneWhen) -> Confirm:
@@ -324,6 +349,7 @@ class Directory:
         auth: `managed` (identity of the app), `default` (the administrator's own sign-in) or
             `anonymous` (no token; only where `base_url` is a loopback address).
         client_id: which managed identity; None for the app's only one.
+        credential: with `default`, a sign-in in place of those that azure-identity finds here.
         timeout: seconds from asking for a token to the last byte of a page.
         lookup_timeout: the same for a question about one account.
 
@@ -339,6 +365,7 @@ class Directory:
         auth: Auth,
         client_id: str | None = None,
         *,
+        credential: AsyncTokenCredential | None = None,
         timeout: float = REQUEST_SECONDS,
         lookup_timeout: float = LOOKUP_SECONDS,
         row_questions: Allowance | None = None,
@@ -350,6 +377,7 @@ class Directory:
         self._base_url = base_url.rstrip("/")
         self._auth: Auth = auth
         self._client_id = client_id
+        self._credential = credential
         self._connections: WeakKeyDictionary[AbstractEventLoop, _Connection] = WeakKeyDictionary()
 
     @overload
@@ -378,7 +406,7 @@ class Directory:
             request.url = _complete(link, request.url)
         answer = await self._send(connection, request, self._timeout)
         if answer.status_code != 200:
-            raise _fault(source, answer, on_link=link is not None)
+            raise _fault(source, answer, self._auth, on_link=link is not None)
         page = _decode(
             source, answer, _report_page if isinstance(source, RegistrationReport) else _roster_page
         )
@@ -438,6 +466,18 @@ class Directory:
         request.url_template = template.replace("/{user%2Did}", "('{user%2Did}')")
         return await self._look_up(connection, _FIND_USER, request, _find_id)
 
+    async def count_users(self) -> int:
+        """How many accounts the tenant has, of every kind. Raises as `read_page` does."""
+        from kiota_abstractions.base_request_configuration import RequestConfiguration
+
+        connection = self._connect()
+        users = connection.graph.users
+        query = users.UsersRequestBuilderGetQueryParameters(count=True, top=1, select=["id"])
+        request = users.to_get_request_information(RequestConfiguration(query_parameters=query))
+        request.headers.add("ConsistencyLevel", "eventual")
+        counted = await self._look_up(connection, _COUNT, request, _TOTAL.decode)
+        return counted.count if counted else 0
+
     async def close(self) -> None:
         """Close what the running event loop opened. The next question connects again."""
         connection = self._connections.pop(asyncio.get_running_loop(), None)
@@ -484,9 +524,7 @@ class Directory:
         adapter.observability_options = ObservabilityOptions(include_euii_attributes=False)
         return _Connection(GraphServiceClient(request_adapter=adapter), http, credential)
 
-    def _authentication(
-        self,
-    ) -> tuple[ManagedIdentityCredential | DefaultAzureCredential | None, AuthenticationProvider]:
+    def _authentication(self) -> tuple[AsyncTokenCredential | None, AuthenticationProvider]:
         if self._auth == "anonymous":
             from kiota_abstractions.authentication import AnonymousAuthenticationProvider
 
@@ -500,7 +538,7 @@ class Directory:
         if self._auth == "managed":
             credential = ManagedIdentityCredential(client_id=self._client_id)
         else:
-            credential = DefaultAzureCredential()
+            credential = self._credential or DefaultAzureCredential()
         # Without scopes of ours the token is asked for the host of the request, so that it would
         # be of no use anywhere else; and no other host is given one.
         host = urlsplit(self._base_url).hostname or ""
@@ -537,7 +575,7 @@ class Directory:
             return _decode(lookup, answer, read)
         if _is_absent(lookup, answer):
             return None
-        raise _fault(lookup, answer, on_link=False)
+        raise _fault(lookup, answer, self._auth, on_link=False)
 
     async def _send(
         self, connection: _Connection, request: RequestInformation, timeout: float
@@ -562,7 +600,9 @@ class Directory:
         except AzureError as error:
             # Its text may quote what the identity service answered.
             raise self._credential_fault(error) from None
-        return cast("httpx.Response", answer)
+        response = cast("httpx.Response", answer)
+        note_refusal("graph", response.status_code)
+        return response
 
     def _credential_fault(self, error: AzureError) -> NudgeError:
         from azure.core.exceptions import ClientAuthenticationError
@@ -570,11 +610,13 @@ class Directory:
         seen = f"No token for Graph could be had ({type(error).__name__})."
         status = getattr(error, "status_code", None) or 400
         if isinstance(error, ClientAuthenticationError) and status < 500 and status != 429:
+            if self._auth == "default":
+                return SignInFault(
+                    seen, "Sign in with `az login`, to the tenant whose directory is to be read."
+                )
             return SetupFault(
                 seen,
-                "Give the app its managed identity and name it in AzureWebJobsStorage__clientId."
-                if self._auth == "managed"
-                else "Sign in with `az login`, to the tenant whose directory is to be read.",
+                "Give the app its managed identity and name it in AzureWebJobsStorage__clientId.",
             )
         return RetryLater(seen)
 
@@ -725,7 +767,18 @@ _CHECK_GROUP = (
 _CHECK_FILTER = "Correct audience.filter in the campaign file: try it in Graph Explorer first."
 
 
-def _fault(asked: Source | _Lookup, answer: httpx.Response, *, on_link: bool) -> NudgeError:
+def _own_sign_in(asked: Source | _Lookup) -> str:
+    """What somebody needs who reads with their own sign-in: two things that Graph does not tell
+    apart. The app that they sign in through must have the permission, and they a role."""
+    return (
+        f"Sign in, to the directory's own tenant, as somebody with the role {asked.role}, through"
+        f" an app that has the delegated permission {asked.permissions}."
+    )
+
+
+def _fault(
+    asked: Source | _Lookup, answer: httpx.Response, auth: Auth, *, on_link: bool
+) -> NudgeError:
     """What a status other than 200 means to whoever met it."""
     status = answer.status_code
     what = f"{asked} ({_seen(answer)})."
@@ -741,6 +794,8 @@ def _fault(asked: Source | _Lookup, answer: httpx.Response, *, on_link: bool) ->
         # The first page was answered for the same question: what is left to refuse is the token
         # (`DirectoryPageTokenNotFoundException` and its like, under several codes).
         return SkipTokenExpired(f"Graph no longer knows the next page of {what}")
+    if status in (401, 403) and auth == "default":
+        return SignInFault(f"Graph does not let you read {what}", _own_sign_in(asked))
     if status == 401:
         return SetupFault(
             f"Graph does not accept the app's token for {what}",
