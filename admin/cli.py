@@ -11,7 +11,8 @@ from typing import Any
 
 from azure.core.exceptions import AzureError
 
-from admin import local, operate, report
+from admin import local, operate, report, survey
+from admin.doctor import command as doctor
 from shared.errors import RetryLater, SetupFault
 
 
@@ -24,6 +25,8 @@ def main() -> None:
     local.add_commands(commands)
     report.add_commands(commands)
     operate.add_commands(commands)
+    survey.add_commands(commands)
+    doctor.add_commands(commands)
     given = parser.parse_args()
     run: Coroutine[Any, Any, int] = given.run(given)
     try:
