@@ -3,7 +3,7 @@
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --quiet
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format bench chaos pictures lock clean
+.PHONY: help setup run test check format bench chaos pictures package lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -47,6 +47,9 @@ chaos: setup ## kill the host a hundred times in the middle of a wave, and see w
 
 pictures: setup ## take the pictures of the README
 	@$(RUN) python -m tests.pictures
+
+package: setup ## make what runs in Azure: build/mfa-nudge.zip, for Linux and Python 3.13
+	@$(RUN) python -m infra.package
 
 lock: setup ## take the newest versions of all packages, pin them and export requirements.txt
 	@$(RUN) python -m tests.pins
