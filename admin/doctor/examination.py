@@ -89,7 +89,10 @@ def _looks(
     yield _at_once(examine_sweeps(stored, now))
 
     # What a trial needs, and live even more.
-    for domain in _sender_domains(subject, campaigns):
+    domains = _sender_domains(subject, campaigns)
+    if not domains:
+        yield _at_once([unchecked("sender domain", "no campaign and no sender is known here")])
+    for domain in domains:
         selectors = [one.strip() for one in given.dkim.split(",") if one.strip()]
         yield examine_sender_domain(
             domain, names, selectors=selectors, return_path=given.return_path

@@ -21,7 +21,7 @@ import dns.rdatatype
 import dns.resolver
 import msgspec
 
-from admin.doctor.rows import TRY_FROM_ELSEWHERE, Unanswered, name_error
+from admin.doctor.rows import SIGN_IN, TRY_FROM_ELSEWHERE, Unanswered, name_error
 from shared.settings import is_loopback
 
 if TYPE_CHECKING:
@@ -74,10 +74,7 @@ class Web:
         try:
             return (await self._credential.get_token(scope)).token
         except AzureError as error:
-            raise Unanswered(
-                f"no sign-in is known here ({name_error(error)})",
-                "Sign in with `az login`, to the tenant and subscription that are meant.",
-            ) from None
+            raise Unanswered(f"no sign-in is known here ({name_error(error)})", SIGN_IN) from None
 
     async def close(self) -> None:
         if self._session:

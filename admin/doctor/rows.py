@@ -71,6 +71,7 @@ async def look(what: str, rows: Awaitable[Iterable[Row]]) -> list[Row]:
         return [unchecked(what, f"it cannot be reached ({name_error(error)})", TRY_FROM_ELSEWHERE)]
 
 
+SIGN_IN = "Sign in with `az login`, to the tenant and subscription that are meant."
 TRY_FROM_ELSEWHERE = "Look at the network between here and there, or run this from elsewhere."
 
 

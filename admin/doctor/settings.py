@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import cast
 
 from admin.doctor.rows import Row, missing, ok, unchecked
 from admin.doctor.subject import PARAMETERS, SECRETS, Subject, find
@@ -34,6 +35,15 @@ def examine_settings(subject: Subject) -> Iterator[Row]:
         for name in subject.unset
     ]
     found += _examine_budget(subject)
+    found += [
+        missing(
+            PARAMETERS[name] if plan else name,
+            f"names none: a live campaign has no {of} that it may use",
+            f"Set the parameter `{PARAMETERS[name]}`" + ("." if plan else ", and deploy again."),
+        )
+        for name, of in (("ALLOWED_SENDERS", "sender"), ("ALLOWED_LINK_HOSTS", "link"))
+        if name not in {*subject.names, *subject.faulty, *subject.unset}
+    ]
     yield from found
     if not found:
         what = "parameters" if plan else "settings"
@@ -66,7 +76,8 @@ def _examine_budget(subject: Subject) -> Iterator[Row]:
 def examine_alarm_parameter(subject: Subject) -> Iterator[Row]:
     """Of a plan: whether an alarm would reach anybody."""
     given = find(subject.parameters, "alertEmails")
-    addresses = [one for one in given if isinstance(one, str)] if isinstance(given, list) else []
+    listed = cast("list[object]", given) if isinstance(given, list) else []
+    addresses = [one for one in listed if isinstance(one, str) and one.strip()]
     usable = [one for one in addresses if usable_email(one)]
     if len(usable) < len(addresses):
         yield missing(

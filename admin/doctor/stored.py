@@ -8,11 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
-from azure.core.exceptions import AzureError, HttpResponseError
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
 from admin.doctor.rows import (
     LOOK_SECONDS,
+    SIGN_IN,
     TRY_FROM_ELSEWHERE,
     Row,
     count,
@@ -26,6 +29,7 @@ from admin.doctor.subject import Subject, read_text
 from functions.wiring import App, build_app
 from shared.clock import CampaignTime, StorageTime
 from shared.errors import NudgeError
+from shared.names import NAMES
 from shared.rules.campaign import (
     Allowed,
     Campaign,
@@ -43,6 +47,7 @@ _STALE = timedelta(hours=50)
 
 _SILENT = timedelta(hours=2)
 _READ_SECONDS = LOOK_SECONDS - 3
+_CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,12 @@ async def read_stored(subject: Subject, given: Sequence[Path]) -> Stored:
     app = build_app(subject.settings)
     try:
         async with asyncio.timeout(_READ_SECONDS):
+            await _knock(app)
             return await _read_all(app, subject, files)
+    except ClientAuthenticationError as error:
+        return Stored(_unreachable(error) if error.status_code else _unknown(error), files)
     except HttpResponseError as error:
-        if error.status_code in (401, 403):
+        if error.status_code == 403:
             return Stored(_refused(error), files)
         if error.status_code == 404:
             return Stored(_incomplete(error), files)
@@ -107,6 +115,21 @@ async def read_stored(subject: Subject, given: Sequence[Path]) -> Stored:
         return Stored(_unreachable(error), files)
     finally:
         await app.close()
+
+
+async def _knock(app: App) -> None:
+    """Raises OSError where there is no way to the storage: its client would try for long. Behind a
+    proxy only that one knows the way."""
+    if getproxies():
+        return
+    container, table = NAMES.containers.config, NAMES.tables.control
+    for url in (app.account.container(container).url, app.account.table(table).url):
+        where = urlsplit(url)
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(
+                where.hostname, where.port or (443 if where.scheme == "https" else 80)
+            )
+        writer.close()
 
 
 async def _read_all(app: App, subject: Subject, given: tuple[CampaignFile, ...]) -> Stored:
@@ -174,6 +197,10 @@ def _refused(error: HttpResponseError) -> Row:
         "Ask for the roles Storage Blob Data Reader and Storage Table Data Reader on the account, "
         "or run this from where its network is open.",
     )
+
+
+def _unknown(error: BaseException) -> Row:
+    return unchecked("storage", f"no sign-in is known here ({name_error(error)})", SIGN_IN)
 
 
 def _incomplete(error: HttpResponseError) -> Row:
