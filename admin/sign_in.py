@@ -113,17 +113,20 @@ class OwnSignIn:
         await self.close()
 
 
-def make_sign_in(way: Way, host: str, *, tenant: str | None, client: str | None) -> OwnSignIn:
+def make_sign_in(
+    way: Way, host: str, *, tenant: str | None, client: str | None, **more: Any
+) -> OwnSignIn:
     """A sign-in that has not asked anybody yet.
 
     Args:
         host: Graph's: tokens are for it alone.
         tenant: id or domain; the account's own where None.
         client: of an app registration of your own.
+        more: options of azure-identity, such as another authority.
     """
     from azure.identity import DeviceCodeCredential, InteractiveBrowserCredential
 
-    options: dict[str, Any] = {"client_id": client or GRAPH_TOOLS}
+    options: dict[str, Any] = {"client_id": client or GRAPH_TOOLS, **more}
     if tenant:
         options["tenant_id"] = tenant
     credential: TokenCredential = (
