@@ -15,11 +15,13 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hashlib
+import os
 import shutil
 import stat
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -39,6 +41,7 @@ SITE = PurePosixPath(".python_packages/lib/site-packages")
 
 # The host runs on Debian, whose C library is newer than this one.
 _PLATFORM = "x86_64-manylinux_2_28"
+_THIS = Path(__file__).relative_to(ROOT)
 _REQUIREMENTS = "requirements.txt"
 _ZIP, _TREE, _MANIFEST = "mfa-nudge.zip", "package", "mfa-nudge.json"
 
@@ -137,8 +140,17 @@ def build_package(build: Path = BUILD) -> Package:
     build.mkdir(parents=True, exist_ok=True)
     with (build / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        made_of = _digest_of_input()
+        made_of = _digest((*_product_files(), Path(_REQUIREMENTS), _THIS))
         return _built(build, made_of) or _build(build, made_of)
+
+
+def described(manifest: Manifest) -> str:
+    """For people: how large a package is and what it holds."""
+    return (
+        f"version {manifest.version}, {len(manifest.functions)} functions,"
+        f" {manifest.zip_bytes / 1e6:.1f} MB, {manifest.unpacked_bytes / 1e6:.1f} MB in"
+        f" {manifest.files:,} files unpacked, SHA-256 {manifest.zip_digest[:16]}"
+    )
 
 
 def is_left_out(path: PurePosixPath) -> bool:
@@ -171,18 +183,11 @@ def _build(build: Path, made_of: str) -> Package:
     (build / _MANIFEST).unlink(missing_ok=True)  # written last: a build that breaks off has none
     tree = build / _TREE
     shutil.rmtree(tree, ignore_errors=True)
-    site = tree / SITE
-    _install(site)
-    for file in _files(site):
-        if is_left_out(PurePosixPath(file.relative_to(site).as_posix())):
-            file.unlink()
-    for directory, *_ in site.walk(top_down=False):
-        with suppress(OSError):  # of those that are not empty
-            directory.rmdir()
     for file in _product_files():
         (tree / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / file, tree / file)
-    _compile(tree)
+    _compile(tree, PurePosixPath())
+    shutil.copytree(_dependencies(build), tree / SITE, copy_function=os.link)
     write_zip(tree, build / _ZIP)
     # azd leaves bytecode out unless a file of this name says what to leave out. Azure gets neither.
     (tree / ".funcignore").write_text("# Nothing.\n")
@@ -202,13 +207,38 @@ def _build(build: Path, made_of: str) -> Package:
     return Package(build, manifest)
 
 
-def _digest_of_input() -> str:
+def _dependencies(build: Path) -> Path:
+    """What goes into `SITE`, kept for the next build: it changes with the pins alone."""
+    site, note = build / "dependencies", build / "dependencies.made-of"
+    made_of = _digest((Path(_REQUIREMENTS), *_words(), _THIS))
+    if note.is_file() and note.read_text() == made_of:
+        return site
+    note.unlink(missing_ok=True)
+    shutil.rmtree(site, ignore_errors=True)
+    _install(site)
+    for file in _files(site):
+        if is_left_out(PurePosixPath(file.relative_to(site).as_posix())):
+            file.unlink()
+    for directory, *_ in site.walk(top_down=False):
+        with suppress(OSError):  # of those that are not empty
+            directory.rmdir()
+    _compile(site, SITE)
+    note.write_text(made_of)
+    return site
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """Of names and contents, and of the Python that makes the bytecode."""
     digest = hashlib.sha256(f"{sys.version} {_PLATFORM}\n".encode())
-    own = Path(__file__).relative_to(ROOT)
-    for file in (*_product_files(), Path(_REQUIREMENTS), own):
+    for file in files:
         content = (ROOT / file).read_bytes()
         digest.update(f"{file.as_posix()} {len(content)}\n".encode() + content)
     return digest.hexdigest()
+
+
+def _words() -> list[Path]:
+    """The files that say which languages there are."""
+    return [file for file in _product_files() if file.suffix == ".toml"]
 
 
 def _product_files() -> list[Path]:
@@ -249,17 +279,18 @@ def _install(site: Path) -> None:
         )
 
 
-def _compile(tree: Path) -> None:
+def _compile(directory: Path, prefix: PurePosixPath) -> None:
     """Lay bytecode beside every module: an instance starts with an empty disk, and would compile
     a thousand modules before its first answer. It is taken as it is, without a look at the source.
 
     One process compiles all of it in the order of the names: what is in a file of bytecode can
-    depend on what was compiled before it.
+    depend on what was compiled before it. `prefix` is where the directory will be in the package.
     """
     compiled = subprocess.run(
         [
-            *(sys.executable, "-I", "-m", "compileall", "-q", "--invalidation-mode"),
-            *("unchecked-hash", "-s", tree, tree),
+            *(sys.executable, "-I", "-m", "compileall", "-q"),
+            *("--invalidation-mode", "unchecked-hash"),
+            *("-s", directory, "-p", prefix, directory),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -303,13 +334,7 @@ def main() -> None:
         package = build_package()
     except SetupFault as fault:
         sys.exit(str(fault))
-    manifest = package.manifest
-    print(
-        f"{package.zip.relative_to(ROOT)}: {manifest.zip_bytes / 1e6:.1f} MB,"
-        f" {manifest.unpacked_bytes / 1e6:.1f} MB in {manifest.files:,} files unpacked,"
-        f" {len(manifest.functions)} functions, version {manifest.version},"
-        f" SHA-256 {manifest.zip_digest}"
-    )
+    print(f"{package.zip.relative_to(ROOT)}: {described(package.manifest)}")
 
 
 if __name__ == "__main__":

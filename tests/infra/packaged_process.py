@@ -79,7 +79,7 @@ async def ask_graph(base_url: str) -> dict[str, str]:
     )
 
     directory = Directory(base_url, "anonymous")
-    group = GroupMembers("6f1d1a52-0000-4000-8000-00000000a1b2")
+    group = GroupMembers(str(uuid.UUID(int=0)))
     found: dict[str, str] = {}
     person = bytes(16)
 
