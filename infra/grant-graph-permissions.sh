@@ -5,8 +5,8 @@
 # What is granted already stays as it is, so that it may be run as often as you like.
 set -euo pipefail
 
-if ((BASH_VERSINFO[0] < 4)); then
-  printf 'error: this bash is older than 4.\n  fix: %s\n' \
+if ((BASH_VERSINFO[0] < 4 || (BASH_VERSINFO[0] == 4 && BASH_VERSINFO[1] < 4))); then
+  printf 'error: this bash is older than 4.4.\n  fix: %s\n' \
     "install a newer one (macOS: brew install bash), or run this in Azure Cloud Shell." >&2
   exit 1
 fi
@@ -272,16 +272,16 @@ main() {
     fi
   done
   warn_of_the_rest
-  case $action in
-    undo) ((changed)) || echo "Nothing to remove." ;;
-    check)
-      ((!missing)) || die "the identity lacks what is named above." \
-        "run the same command without --check."
-      ;;
-    grant) ((changed)) || echo "Nothing to do." ;;
-  esac
+  ((!missing)) || die "the identity lacks what is named above." \
+    "run the same command without --check."
   # The platform keeps an identity's tokens, and with them the permissions of that moment.
-  ((!changed)) || echo "A token that the app has already had is valid for up to 24 hours more."
+  case $action/$changed in
+    grant/1) echo "An app that asked Graph before may be refused for up to 24 hours more." ;;
+    undo/1) echo "A token that the app holds by now may be used for up to 24 hours more." ;;
+    grant/0) echo "Nothing to do." ;;
+    undo/0) echo "Nothing to remove." ;;
+    *) ;; # --check has said all
+  esac
 }
 
 main "$@"

@@ -68,8 +68,8 @@ class Graph:
 
     def answer(self, method: str, url: str, body: str | None) -> Any:
         base = f"{self._tenant['graph'].rstrip('/')}/v1.0/"
-        assert url.startswith(base), url
         self._tenant["requests"].append(f"{method} {url.removeprefix(base)}")
+        assert url.startswith(base), url
         parts = urlsplit(url.removeprefix(base))
         path, query = parts.path.split("/"), parse_qs(parts.query)
         if code := self._tenant["trouble"]:
@@ -110,7 +110,8 @@ class Graph:
         rows = [row for row in self._tenant["assignments"] if row["principalId"] == principal]
         page: dict[str, Any] = {"value": rows[start:end]}
         if end < len(rows):
-            page["@odata.nextLink"] = f"{url.partition('?')[0]}?$skiptoken={end}"
+            here = self._tenant["next_page_at"] or url.partition("?")[0]
+            page["@odata.nextLink"] = f"{here}?$skiptoken={end}"
         return page
 
     def _assign(self, resource: str, wanted: dict[str, str]) -> dict[str, Any]:

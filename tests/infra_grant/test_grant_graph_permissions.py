@@ -68,6 +68,7 @@ class Tenant:
             principals={IDENTITY: CLIENT},
             assignments=[],
             page_size=100,
+            next_page_at=None,
             signed_in=True,
             may_write=True,
             rivals=[],
@@ -240,6 +241,15 @@ def test_assignments_are_read_to_the_last_page(tenant: Tenant, page_size: int) -
     assert tenant.changes == []
     assert tenant.run("--undo").returncode == 0
     assert tenant.granted == ["Mail.Send"]
+
+
+def test_a_next_page_at_another_host_is_not_asked_for(tenant: Tenant) -> None:
+    tenant.give("Mail.Send", *NEEDED)
+    tenant.set(page_size=2, next_page_at="https://graph.microsoft.com.example/v1.0/more")
+    done = tenant.run()
+    assert done.returncode == 1
+    assert "the next page is at another host" in done.stderr
+    assert not any("example" in request for request in tenant.state["requests"])
 
 
 def test_check_changes_nothing(tenant: Tenant) -> None:
