@@ -10,6 +10,9 @@ from shared.workflows.site import Page
 
 blueprint = func.Blueprint()
 
+_SIGNED_IN_STATUS = "signed-in/status"
+_SIGN_IN = f"/.auth/login/aad?post_login_redirect_uri=/{_SIGNED_IN_STATUS}"
+
 _STYLE_CACHE = "public, max-age=31536000, immutable"  # its address changes when it does
 
 
@@ -71,6 +74,19 @@ async def show_status(req: func.HttpRequest) -> func.HttpResponse:
     """Where all campaigns stand: a page, or JSON for whoever accepts that."""
     as_json = "application/json" in req.headers.get("accept", "")
     return _answer(await app().site.show_status(as_json=as_json))
+
+
+@blueprint.route(route=_SIGNED_IN_STATUS, methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
+@observed
+async def show_status_signed_in(req: func.HttpRequest) -> func.HttpResponse:
+    """The same for whoever signs in with the institution, where STATUS_SIGN_IN says that App
+    Service asks them to. It sets the header itself, and takes away what a caller sets."""
+    if not app().settings.status_sign_in:
+        return func.HttpResponse(status_code=404, headers={"Cache-Control": "no-store"})
+    if not req.headers.get("x-ms-client-principal-id"):
+        headers = {"Location": _SIGN_IN, "Cache-Control": "no-store"}
+        return func.HttpResponse(status_code=302, headers=headers)
+    return _answer(await app().site.show_status(as_json=False))
 
 
 @blueprint.route(

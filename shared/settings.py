@@ -80,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     link_keys: tuple[str, ...]
     address_key: str
     public_base_url: str
+    status_sign_in: bool
     allowed_senders: frozenset[str]
     allowed_link_hosts: frozenset[str]
     clock_file: str
@@ -168,6 +169,7 @@ class _Reader:
             link_keys=self._list("LINK_KEYS"),
             address_key=self._secret("ADDRESS_KEY"),
             public_base_url=self._url("PUBLIC_BASE_URL"),
+            status_sign_in=self._choice("STATUS_SIGN_IN", ("none", "entra")) == "entra",
             allowed_senders=self._names("ALLOWED_SENDERS", _SENDER, "addresses or domains"),
             allowed_link_hosts=self._names("ALLOWED_LINK_HOSTS", _HOST, "hosts"),
             clock_file=self._text("CLOCK_FILE"),

@@ -90,6 +90,7 @@ def test_what_is_not_set_has_its_default() -> None:
         settings.twilio_account_sid,
         settings.twilio_auth_token,
         settings.twilio_from,
+        settings.status_sign_in,
     ) == (
         "0 0 20 * * *",
         "https://graph.microsoft.com/v1.0",
@@ -101,6 +102,7 @@ def test_what_is_not_set_has_its_default() -> None:
         "",
         "",
         "",
+        False,
     )
 
 

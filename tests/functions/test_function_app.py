@@ -47,6 +47,7 @@ ROUTES: dict[str, tuple[str, list[str], str]] = {
     "unsubscribe": ("unsubscribe/{token?}", PERSONAL, "ANONYMOUS"),
     "show_style": ("assets/page.css", READ, "ANONYMOUS"),
     "show_status": ("status", ["GET"], "FUNCTION"),
+    "show_status_signed_in": ("signed-in/status", ["GET"], "ANONYMOUS"),
     "receive_completions": ("callbacks/completions", ["POST"], "FUNCTION"),
     "receive_sendgrid": ("callbacks/sendgrid", ["POST"], "ANONYMOUS"),
     "receive_twilio": ("callbacks/twilio", ["POST"], "ANONYMOUS"),
