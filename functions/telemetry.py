@@ -5,8 +5,8 @@ thread sets it up: at the first message or timer, which waits for it, or after t
 does not. What is told before that is kept for it. From then on everything is exported by threads of
 the library's own, out of queues of limited length; what cannot be exported is dropped in the end.
 
-Only what the product itself tells is exported, and that names nobody. Libraries trace their
-requests, too; those have names and links in their addresses, so that all of them are switched off.
+Only what the product itself tells is exported, and that names nobody. Libraries would trace each of
+their requests, whose addresses may name somebody: all of that is switched off.
 """
 
 from __future__ import annotations
@@ -67,7 +67,11 @@ class Telemetry:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._early_events = MemoryHandler(capacity=1, flushLevel=logging.CRITICAL + 1)
-        self.wanted = bool(environment.get(CONNECTION, "").strip())
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is somebody to export to."""
+        return bool(self._environment.get(CONNECTION, "").strip())
 
     def listen(self) -> None:
         """Keep events for the exporter until there is one."""
@@ -143,7 +147,7 @@ def export_to_azure_monitor(environment: Mapping[str, str]) -> None:
     connection = environment[CONNECTION].strip()
     configure_azure_monitor(
         connection_string=connection,
-        credential=_credential_for(connection, environment),
+        credential=credential_for(connection, environment),
         logger_name=SCOPE,
         resource=Resource({"service.version": __version__}),
         enable_live_metrics=False,
@@ -152,14 +156,14 @@ def export_to_azure_monitor(environment: Mapping[str, str]) -> None:
         enable_trace_based_sampling_for_logs=False,
         instrumentation_options={name: {"enabled": False} for name in _LIBRARIES},
     )
-    # The Graph SDK makes spans by itself, with whole addresses; no option keeps all of them out.
+    # The Graph SDK makes five spans for each request, and has no switch for them.
     provider = cast("TracerProvider", trace.get_tracer_provider())
     provider._set_tracer_configurator(  # pyright: ignore[reportPrivateUsage]
         tracer_configurator=lambda scope: _TracerConfig(is_enabled=scope.name == SCOPE)
     )
 
 
-def _credential_for(connection: str, environment: Mapping[str, str]) -> TokenCredential | None:
+def credential_for(connection: str, environment: Mapping[str, str]) -> TokenCredential | None:
     """The app's identity where that opens storage, too; no token goes to this machine itself."""
     managed = environment.get(_CREDENTIAL, "").strip().lower() == "managedidentity"
     if not managed or is_loopback(ingestion_of(connection)):

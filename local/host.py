@@ -52,10 +52,12 @@ from azure.storage.queue import QueueMessage
 from azure.storage.queue.aio import QueueClient, QueueServiceClient
 from multidict import CIMultiDict
 
+from functions.telemetry import CONNECTION, ingestion_of
 from local.schedule import Schedule
 from local.worker import Binding, FunctionFailed, FunctionInfo, LoadedApp, load_app
 from shared.clock import CampaignTime, PretendedClock, SystemClock, monotonic
 from shared.errors import SetupFault
+from shared.settings import is_loopback
 
 log = logging.getLogger("local.host")
 
@@ -819,6 +821,14 @@ def _connection_string(environment: Mapping[str, str]) -> str:
     return connection
 
 
+def keep_telemetry_here() -> None:
+    """Have the app tell nobody but this machine of itself, whatever the environment names: what a
+    pretended campaign does would stand among what the deployed one does."""
+    connection = os.environ.get(CONNECTION, "")
+    if connection and not is_loopback(ingestion_of(connection)):
+        del os.environ[CONNECTION]
+
+
 # Retries after 1, 2 and 4 s; the SDK's own begin with 15 s, meant for a service far away.
 _PATIENCE: dict[str, Any] = {"initial_backoff": 0, "increment_base": 2, "random_jitter_range": 0}
 
@@ -830,6 +840,7 @@ async def serve(options: Options, environment: Mapping[str, str]) -> None:
     Raises SetupFault where the app, its settings or the options are not in order.
     """
     connection = _connection_string(environment)
+    keep_telemetry_here()
     host_file = read_host_file(options.app)
     app = await load_app(options.app)
     stop = asyncio.Event()

@@ -11,9 +11,10 @@ from typing import Literal
 
 import msgspec
 
-from shared.telemetry import ALARMS
+from shared.telemetry import ALARMS, SCOPE
 
-_log = logging.getLogger("mfa_nudge")
+_log = logging.getLogger(SCOPE)
+_OF_RECORDS = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime"})
 
 type Alarm = Literal[
     "campaign_mistake",  # a campaign file that does not take effect, by line
@@ -54,9 +55,11 @@ def _as_json(fields: dict[str, object]) -> str:
 
 
 def _as_properties(kind: str, name: str, fields: dict[str, object]) -> dict[str, object]:
-    """The name and the plain fields of an event, for its log record.
-
-    Raises KeyError from `logging` where a field has a name that a record itself uses.
-    """
-    plain = {key: value for key, value in fields.items() if isinstance(value, str | int | float)}
-    return {kind: name, **plain}
+    """The name and the plain fields of an event, for its log record; but for fields of a name that
+    the record itself uses, which `logging` refuses."""
+    plain = {
+        key: value
+        for key, value in fields.items()
+        if isinstance(value, str | int | float) and key not in _OF_RECORDS
+    }
+    return {**plain, kind: name}
