@@ -8,6 +8,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 import socket
 import ssl
 import sys
@@ -56,8 +57,11 @@ SECRET_VALUES = ("SG.very-secret", KEY, "eA==")
 
 
 def campaign_file(directory: Path, *changes: tuple[str, str]) -> Path:
-    """The example for a group that is somebody's, with these texts replaced."""
+    """The example for a group that is somebody's and a deadline that is far, with these texts
+    replaced."""
     text = EXAMPLE.read_text().replace("00000000-0000-0000-0000-000000000000", GROUP)
+    for key, year_on in (("deadline", "2097-03-29"), ("enforced_from", "2097-04-01")):
+        text = re.sub(rf"(?m)^{key}: .*$", f"{key}: {year_on}", text)
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
