@@ -24,9 +24,10 @@ setup: $(UV) ## bring what a new machine lacks: uv, Python packages, Azurite
 run: setup ## start the local system, run a sweep, show what was sent; Ctrl-C ends it
 	@$(RUN) nudge local
 
-# Without npm's registry the tests that need its two tools are skipped, and say so.
+# Without npm's registry the tests that need its tools are skipped, and say so.
 test: setup ## run all tests on all cores, and say what they prove
 	-@$(RUN) python -m tests.web.tools --install
+	-@$(RUN) python -m tests.infra.tools --install
 	@$(RUN) pytest -n auto
 
 check: setup ## formatting, lint, types, import contracts
