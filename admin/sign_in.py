@@ -165,7 +165,10 @@ def _sign_in_fault(code: str, kind: str) -> SignInFault:
                 " device that it accepts, or `az login`."
             )
         case _:
-            fix = "Try once more, or sign in with `az login` and leave --sign-in out."
+            fix = (
+                "Check the connection and try once more, or sign in with `az login` and leave"
+                " --sign-in out."
+            )
     return SignInFault(seen, fix)
 
 

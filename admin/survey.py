@@ -206,6 +206,8 @@ class ProgressLine:
 def describe(progress: Progress) -> str:
     """How far a survey is, in one line."""
     report, audience, *exclusions = progress.passes
+    if progress.counted:
+        return f"counted {progress.counted:,} of {audience.rows:,}"
     told = [f"report {_rows(report.rows, report.done)}"]
     if progress.users and not report.done:
         told[0] += f" of about {progress.users:,}"

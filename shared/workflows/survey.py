@@ -49,6 +49,8 @@ MOST_GROUPS = 20
 
 _MOST_REFUSALS = 10  # in a row: then whoever has typed the command is told
 _FIRST_WAIT, _LONGEST_WAIT = 5.0, 300.0
+_SHOW_EACH = 1000  # people counted
+_TOO_EARLY = 5.0  # seconds: the first pages come faster than the pace of all
 
 _ACCOUNTS = msgspec.msgpack.Decoder(list[Account])
 _CODE_BYTES = 17  # an object id and its packed registration
@@ -167,6 +169,7 @@ class Progress:
 
     Attributes:
         passes: the report first.
+        counted: people, once all is read: telling which numbers are usable takes a while.
         users: of the tenant, about as many as the report has rows; None while that is not known.
         news: what has just happened that a person wants to know, "" mostly.
     """
@@ -174,16 +177,17 @@ class Progress:
     passes: list[PassProgress]
     began_at: float
     users: int | None = None
+    counted: int = 0
     news: str = ""
 
     @property
     def seconds_left(self) -> float | None:
         """About how long the report takes from now on; None where nobody can say."""
         report = self.passes[0]
-        if self.users is None or not report.rows or report.done:
+        elapsed = monotonic() - self.began_at
+        if self.users is None or not report.rows or report.done or elapsed < _TOO_EARLY:
             return None
-        rate = report.rows / max(monotonic() - self.began_at, 0.001)
-        return max(0, self.users - report.rows) / rate
+        return max(0, self.users - report.rows) * elapsed / report.rows
 
 
 class SurveyWorkflow:
@@ -232,7 +236,10 @@ class SurveyWorkflow:
             facts = Shard(accounts, codes.of(shard, accounts), left_out)
             for judged in _judge(facts, population):
                 tally.add(judged)
-            await asyncio.sleep(0)  # so that Ctrl-C is heeded here, too
+                if tally.total.people % _SHOW_EACH == 0:
+                    progress.counted = tally.total.people
+                    self._show(progress)
+                    await asyncio.sleep(0)  # so that Ctrl-C is heeded here, too
         return Survey(
             audience=str(audience),
             done_when=population.done_when,

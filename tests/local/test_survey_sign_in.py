@@ -233,8 +233,8 @@ async def test_a_code_gives_a_token_for_what_is_needed_and_nothing_else(
         (("invalid_grant", 65001), ["AADSTS65001", "consent", "Privileged Role Administrator"]),
         (("invalid_client", 7000218), ["AADSTS7000218", "--client-id", "public client flows"]),
         (("invalid_grant", 53003), ["AADSTS53003", "Conditional Access", "--sign-in browser"]),
-        (("invalid_grant", 50076), ["AADSTS50076", "Try once more", "az login"]),
-        (("access_denied", None), ["ClientAuthenticationError", "Try once more"]),
+        (("invalid_grant", 50076), ["AADSTS50076", "try once more", "az login"]),
+        (("access_denied", None), ["ClientAuthenticationError", "try once more"]),
     ],
 )
 async def test_a_sign_in_that_fails_says_what_to_do_and_names_nobody(

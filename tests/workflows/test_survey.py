@@ -320,6 +320,7 @@ def test_the_estimate_is_of_what_is_left(
     rows: int, users: int | None, least: float | None, most: float | None
 ) -> None:
     report = PassProgress("the registration report", rows)
+    assert Progress([report], monotonic(), users).seconds_left is None
     left = Progress([report], monotonic() - 40, users).seconds_left
     if least is None or most is None:
         assert left is None
