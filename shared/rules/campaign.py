@@ -760,12 +760,25 @@ def _check_audience(campaign: Campaign, allowed: Allowed | None) -> Iterator[Com
         )
 
 
+MOST_TRIAL = 100
+"""Accounts of a trial. It may use any sender and any link (invariant 11): a file that names
+everybody there would be a way around both lists."""
+
+
 def _check_trial(campaign: Campaign, _: Allowed | None) -> Iterator[Complaint]:
-    if campaign.sending.mode == "trial" and not campaign.sending.trial:
+    if campaign.sending.mode != "trial":
+        return
+    if not campaign.sending.trial:
         yield Complaint(
             ("sending", "mode"),
             "`sending.mode` is trial, and `trial` names nobody",
             "add object ids or user principal names to `trial`",
+        )
+    if len(campaign.sending.trial) > MOST_TRIAL:
+        yield Complaint(
+            ("sending", "trial"),
+            f"`sending.trial` names more than {MOST_TRIAL} accounts",
+            "try it with fewer; `live` is for everybody",
         )
 
 

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 from shared.messages.catalogue import MESSAGES
 from shared.rules.cadence import build_schedule
 from shared.rules.campaign import (
+    MOST_TRIAL,
     Allowed,
     Campaign,
     CampaignMistakes,
@@ -1076,6 +1077,20 @@ def test_any_slip_in_the_example_is_a_campaign_or_mistakes(
 ) -> None:
     with contextlib.suppress(CampaignMistakes):
         parse(EXAMPLE[:start] + instead + EXAMPLE[start + length :])
+
+
+def test_a_trial_is_no_way_around_what_live_mode_asks() -> None:
+    """A trial may use any sender and any link: it has no room for everybody."""
+    for number in (MOST_TRIAL, MOST_TRIAL + 1):
+        accounts = [f"u{n}@connect.hku.hk" for n in range(number)]
+        text = changed(
+            ("trial: []", f"trial: [{', '.join(accounts)}]"), ("mode: dry-run", "mode: trial")
+        )
+        if number == MOST_TRIAL:
+            assert len(parse(text).sending.trial) == number
+        else:
+            with pytest.raises(CampaignMistakes, match="names more than 100 accounts"):
+                parse(text)
 
 
 def test_a_long_list_of_trial_accounts_has_room() -> None:
