@@ -23,7 +23,7 @@ Usage: smoke-test.sh [options]
   --workspace NAME        or LOG_ANALYTICS_WORKSPACE_NAME
   --storage NAME          or STORAGE_ACCOUNT_NAME
   --identity OBJECT_ID    or IDENTITY_PRINCIPAL_ID
-  --domain HOST           or CUSTOM_DOMAIN: the app's own domain, where it has one already
+  --domain HOST           or CUSTOM_DOMAIN, where CUSTOM_DOMAIN_STAGE is secure: the app's own
   --manifest FILE         of the package that was deployed: build/mfa-nudge.json
   --wait SECONDS          how long to wait for what is not right yet: 600
   --help                  this text
@@ -42,7 +42,8 @@ misused() { # reason
 
 group=${AZURE_RESOURCE_GROUP-} app=${FUNCTION_APP_NAME-} url=${FUNCTION_APP_URL-}
 workspace=${LOG_ANALYTICS_WORKSPACE_NAME-} storage=${STORAGE_ACCOUNT_NAME-}
-identity=${IDENTITY_PRINCIPAL_ID-} domain=${CUSTOM_DOMAIN-}
+identity=${IDENTITY_PRINCIPAL_ID-} domain=''
+[[ ${CUSTOM_DOMAIN_STAGE-} != secure ]] || domain=${CUSTOM_DOMAIN-}
 manifest=$HERE/../build/mfa-nudge.json wait=600
 
 while (($# > 0)); do

