@@ -30,7 +30,7 @@ from shared.workflows.survey import (
     population_of,
 )
 from shared.workflows.sweep import ReportPace
-from tests.graph import GROUP, Graph, Someone, example, people
+from tests.graph import EXPIRED, GROUP, Graph, Someone, example, people
 from tests.world import NAME, running_world
 
 # The SDK warns of its own deprecated classes where it defines them, at import.
@@ -243,6 +243,21 @@ async def test_an_expired_skip_token_reads_that_list_again() -> None:
         await seen.fault(members=[{"kind": "expired-token", "after": 1, "times": None}])
         with pytest.raises(SetupFault, match=r"in each of 3 runs\. Fix: Try again"):
             await seen.survey()
+
+
+async def test_what_a_run_had_read_is_forgotten_when_it_starts_anew() -> None:
+    graph = Graph({GROUP: people(20)}, page_size=lambda _: 10)
+    graph.faults = {GROUP: [None, EXPIRED], "registrations": [None, EXPIRED]}
+
+    def leave(source: str, position: int) -> None:
+        if position and len(graph.asked(source)) == 1:  # the request that finds no place any more
+            graph.groups[GROUP] = [one for one in graph.groups[GROUP] if one.number not in (3, 4)]
+
+    graph.before = leave
+    async with running_application(graph.application()) as url, aiohttp.ClientSession() as http:
+        survey = await Tenant(url, http).survey(Population(Audience(group=GROUP)))
+    assert (survey.total.people, survey.total.unregistered) == (18, 18)
+    assert (survey.report_rows, survey.restarts) == (18, 2)
 
 
 async def test_empty_pages_and_rows_that_come_twice_change_no_figure() -> None:
