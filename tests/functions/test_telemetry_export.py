@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import re
+import signal
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from datetime import timedelta
@@ -17,7 +18,7 @@ import pytest
 import pytest_asyncio
 from azure.identity import ManagedIdentityCredential
 
-from functions.telemetry import CONNECTION, credential_for, ingestion_of
+from functions.telemetry import CONNECTION, FLUSH_SECONDS, credential_for, ingestion_of
 from local.parts import start_part
 from local.tenant import roster_of
 from shared import __version__
@@ -31,6 +32,7 @@ from tests.telemetry_run import (
     IKEY,
     PEOPLE,
     READERS,
+    SOON,
     TEXTS,
     Emitted,
     Envelope,
@@ -375,7 +377,36 @@ async def test_an_endpoint_that_is_down_harms_and_delays_nothing(
                     await alarm(worker)
             told = [line for line in worker.log() if "ALARM poison" in line]
             assert len(told) == 50
+            # Whoever ends the process waits no longer than was decided.
+            async with asyncio.timeout(FLUSH_SECONDS + 3):
+                assert await end(worker) == -signal.SIGTERM
     server.close()
+
+
+async def end(worker: WorkerProcess) -> int:
+    """End it as the platform does; gives its exit code."""
+    worker._process.terminate()
+    return await worker._process.wait()
+
+
+async def test_what_was_told_last_leaves_before_the_process_ends(
+    connection_string: str, tmp_path: Path
+) -> None:
+    """With a minute between exports, as in production."""
+    a_minute = dict.fromkeys(SOON, "60000")
+    async with (
+        running_ingestion() as (ingestion, connection),
+        telling_world(connection_string, tmp_path) as world,
+    ):
+        settings = telemetry_settings(connection, tmp_path, **a_minute)
+        async with running_worker(tmp_path, world.environment | settings) as worker:
+            await alarm(worker)
+            await succeed(worker, "release_due")
+            assert ingestion.envelopes == []
+            assert await end(worker) == -signal.SIGTERM
+        assert ingestion.has_metric(NAMES.metrics.alarms, alarm="poison")
+        assert ingestion.has_metric(NAMES.metrics.heartbeat)
+        assert any("ALARM poison" in text for text in ingestion.messages())
 
 
 @pytest.mark.parametrize(
