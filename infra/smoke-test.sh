@@ -178,7 +178,7 @@ check_secrets() {
     local unresolved
     unresolved=$(tr '\t' ' ' <<<"$answer" | paste -s -d , -)
     wrong="not every secret is there: ${unresolved//,/, }."
-    fix="put it into the Key Vault (docs/deploy.md), then restart: az functionapp restart -g $group -n $app"
+    fix="run infra/set-secrets.sh, then restart: az functionapp restart -g $group -n $app"
   fi
 }
 

@@ -26,6 +26,8 @@ from local.serving import running_application
 from local.tenant import Options
 from local.worker import load_app
 from shared.names import NAMES
+from tests.nudge_process import until
+from tests.telemetry_run import Ingestion, running_ingestion, telemetry_settings
 from tests.world import World, running_world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -148,12 +150,23 @@ async def world(
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ingestion() -> AsyncGenerator[tuple[Ingestion, str]]:
+    """Where its telemetry goes, and the connection string of that."""
+    async with running_ingestion() as ingestion:
+        yield ingestion
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def packaged(
-    tree: Path, world: World, tmp_path_factory: pytest.TempPathFactory
+    tree: Path,
+    world: World,
+    ingestion: tuple[Ingestion, str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncGenerator[PackagedProcess]:
     """The package in that world."""
     directory = tmp_path_factory.mktemp("packaged")
-    async with running_package(tree, directory, world.environment) as packaged:
+    settings = world.environment | telemetry_settings(ingestion[1], directory)
+    async with running_package(tree, directory, settings) as packaged:
         yield packaged
 
 
@@ -198,6 +211,15 @@ async def test_a_campaign_goes_out(world: World, packaged: PackagedProcess) -> N
     assert await packaged.ask(timer="release_due") is None
     delivered |= await deliver(world, packaged)
     assert (await world.messages())["messages"], delivered
+
+
+async def test_it_tells_of_itself(
+    packaged: PackagedProcess, ingestion: tuple[Ingestion, str]
+) -> None:
+    """The exporter finds its parts by the entry points of installed packages."""
+    assert await packaged.ask(timer="release_due") is None
+    told, _ = ingestion
+    await until(lambda: told.has_metric(NAMES.metrics.heartbeat) and bool(told.spans()))
 
 
 async def test_pages_are_served(packaged: PackagedProcess) -> None:

@@ -215,7 +215,7 @@ FORBIDDEN = {"code": 1, "error": "ERROR: (AuthorizationFailed) no authorization 
                 REFERENCES, out="LINK_KEYS\tSecretNotFound\nADDRESS_KEY\tAccessToKeyVaultDenied\n"
             ),
             "is there: LINK_KEYS SecretNotFound, ADDRESS_KEY AccessToKeyVaultDenied",
-            "Key Vault",
+            "infra/set-secrets.sh",
         ),
         (spoil_az(REFERENCES, **FORBIDDEN), "AuthorizationFailed", "Website Contributor"),
         (spoil_az(LIST_KEYS, **FORBIDDEN), "AuthorizationFailed", "Website Contributor"),
