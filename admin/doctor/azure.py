@@ -12,6 +12,7 @@ import msgspec
 
 from admin.doctor.reach import Web, ask_az
 from admin.doctor.rows import (
+    SIGN_IN,
     TRY_FROM_ELSEWHERE,
     Row,
     Unanswered,
@@ -56,7 +57,8 @@ async def examine_secrets(subject: Subject, web: Web, now: datetime) -> list[Row
             unchecked(
                 "secrets",
                 "the Key Vault comes with the deployment",
-                f"After it, put these into the vault (those of Twilio only for SMS): {names}.",
+                "After it, infra/set-secrets.sh puts these into the vault (those of Twilio for SMS "
+                f"only): {names}.",
             )
         ]
     rows = _written_out(subject)
@@ -130,7 +132,8 @@ async def _list_secrets(vault: str, web: Web) -> dict[str, _Attributes]:
 def _judge_secret(setting: str, name: str, held: _Attributes | None, now: datetime) -> Row:
     what = f"secret {name}"
     if held is None:
-        return missing(what, "not in Key Vault", f"Put it there: it is {setting}.")
+        fix = f"Put it there with infra/set-secrets.sh: it is {setting}."
+        return missing(what, "not in Key Vault", fix)
     if not held.enabled:
         return missing(what, "switched off in Key Vault", "Enable it, or set a new version.")
     if held.nbf and (begins := _moment(held.nbf)) > now:
@@ -226,8 +229,8 @@ async def examine_permissions(
             warning(
                 "Graph permissions beyond these",
                 f"granted, and needed by nothing: {', '.join(surplus)}",
-                f"Take them away (the undo of {grant}): whoever gets hold of the identity has "
-                "them, too.",
+                f"Take them away ({grant} tells how): whoever gets hold of the identity has them, "
+                "too.",
             )
         )
     return rows
@@ -284,6 +287,112 @@ def _decode[Found](status: int, body: bytes, into: type[Found], whose: str) -> F
         return msgspec.json.decode(body, type=into)
     except msgspec.DecodeError:
         raise Unanswered(f"what answered is not {whose}", TRY_FROM_ELSEWHERE) from None
+
+
+# roles in Azure
+
+_APP_ROLES = {
+    "Storage Blob Data Owner": "the storage account",
+    "Storage Queue Data Contributor": "the storage account",
+    "Storage Table Data Contributor": "the storage account",
+    "Key Vault Secrets User": "the Key Vault",
+    "Monitoring Metrics Publisher": "Application Insights",
+}
+"""Of the app's identity, and on what (infra/modules/roles.bicep)."""
+
+_MAKES = "Contributor"
+_ASSIGNS = ("User Access Administrator", "Role Based Access Control Administrator")
+_KNOWN_TO_DO_NEITHER = frozenset({"Reader"})
+
+
+async def examine_roles(subject: Subject) -> list[Row]:
+    """The roles of the app's identity: without those of storage, it answers the app 403."""
+    what = "roles of the identity"
+    identity = subject.outputs.get("IDENTITY_PRINCIPAL_ID", "")
+    if not identity and subject.settings:
+        identity = subject.settings.storage_client_id
+    if not identity:
+        return [
+            unchecked(
+                what,
+                "which identity the app has is not known here",
+                "Set IDENTITY_PRINCIPAL_ID, as `azd env get-values` has it.",
+            )
+        ]
+    given = await _list_assignments("--assignee", identity, "--all")
+    lacks = [f"{role} on {where}" for role, where in _APP_ROLES.items() if role not in given]
+    if lacks:
+        return [
+            missing(
+                what,
+                f"it lacks {', '.join(lacks)}",
+                "Deploy the infrastructure again: it assigns them. They work after ten minutes.",
+            )
+        ]
+    if more := sorted(given.keys() - _APP_ROLES.keys()):
+        return [
+            warning(
+                what,
+                f"it has more than it needs: {', '.join(more)}",
+                "Remove these assignments: whoever gets hold of the identity has them, too.",
+            )
+        ]
+    wide = sorted(
+        role for role in _APP_ROLES if any("/providers/" not in scope for scope in given[role])
+    )
+    if wide:
+        return [
+            warning(
+                what,
+                f"on more than one resource: {', '.join(wide)}",
+                "Remove the assignments on the resource group or the subscription.",
+            )
+        ]
+    return [ok(what, f"all {len(_APP_ROLES)}, each on its resource alone")]
+
+
+async def examine_deployer() -> list[Row]:
+    """Of a plan: whether whoever is signed in may make resources, and assign roles on them."""
+    what = "your right to deploy"
+    account: Any = await ask_az("account", "show")
+    try:
+        subscription, user = str(account["id"]), str(account["user"]["name"])
+    except (KeyError, TypeError):
+        raise Unanswered("`az account show` names nobody", SIGN_IN) from None
+    scope = f"/subscriptions/{subscription}"
+    given = await _list_assignments(
+        *("--assignee", user, "--include-groups", "--include-inherited", "--scope", scope)
+    )
+    assigns = any(role in given for role in _ASSIGNS)
+    if "Owner" in given or (_MAKES in given and assigns):
+        return [ok(what, "you may make resources in this subscription, and assign roles")]
+    told = ", ".join(sorted(given)) or "none"
+    if given.keys() - {_MAKES, *_ASSIGNS, *_KNOWN_TO_DO_NEITHER}:
+        return [
+            unchecked(
+                what,
+                f"whether your roles there ({told}) let you assign roles cannot be told from here",
+                f"If the deployment says AuthorizationFailed, ask for {_MAKES} and {_ASSIGNS[1]}.",
+            )
+        ]
+    return [
+        missing(
+            what,
+            f"your roles in this subscription ({told}) let you not make resources and assign roles",
+            f"Ask for Owner, or for {_MAKES} and {_ASSIGNS[1]}; or have somebody deploy who has "
+            "them.",
+        )
+    ]
+
+
+async def _list_assignments(*words: str) -> dict[str, list[str]]:
+    """Scopes by name of the role."""
+    found: Any = await ask_az("role", "assignment", "list", *words)
+    given: dict[str, list[str]] = {}
+    for one in found if isinstance(found, list) else ():
+        if isinstance(one, dict) and one.get("roleDefinitionName"):
+            given.setdefault(one["roleDefinitionName"], []).append(str(one.get("scope", "")))
+    return given
 
 
 # Azure Monitor, and what the platform offers

@@ -69,6 +69,32 @@ def examine_allowed(campaign: Campaign, subject: Subject) -> list[Row]:
     return rows or [ok(what, "on ALLOWED_SENDERS and ALLOWED_LINK_HOSTS")]
 
 
+def examine_text_sender(campaign: Campaign, subject: Subject) -> Iterator[Row]:
+    """Of a campaign with SMS: whether its sender is one that alumni of Hong Kong are told to trust,
+    where it is for them."""
+    what = f"SMS sender of {campaign.campaign}"
+    if not any("sms" in step.channels for step in campaign.cadence) or subject.settings is None:
+        return
+    sender = subject.settings.twilio_from
+    hong_kong = "HK" in (campaign.contact.default_region, _region_of(campaign))
+    if not sender or "TWILIO_FROM" in subject.faulty:
+        yield unchecked(what, "there is none yet, or it has a problem")
+    elif sender.startswith("MG"):
+        yield ok(what, "a messaging service; which senders it has, only Twilio knows")
+    elif hong_kong and not sender.startswith("#"):
+        yield warning(
+            what,
+            "not a registered one of Hong Kong, which begin with #: alumni are told to distrust it",
+            "Register one with OFCA and Twilio, which takes weeks (docs/senders.md).",
+        )
+    else:
+        yield ok(what, "set; that it is registered where it must be, only Twilio knows")
+
+
+def _region_of(campaign: Campaign) -> str:
+    return "HK" if campaign.timezone in ("Asia/Hong_Kong", "Hongkong") else ""
+
+
 # the sweep
 
 

@@ -8,12 +8,20 @@ import os
 from collections.abc import Awaitable, Iterable, Sequence
 
 from admin.doctor.azure import (
+    examine_deployer,
     examine_permissions,
     examine_receivers,
+    examine_roles,
     examine_secrets,
     examine_zones,
 )
-from admin.doctor.campaigns import examine_allowed, examine_mode, examine_pace, examine_schedule
+from admin.doctor.campaigns import (
+    examine_allowed,
+    examine_mode,
+    examine_pace,
+    examine_schedule,
+    examine_text_sender,
+)
 from admin.doctor.own_domain import examine_own_domain
 from admin.doctor.parameters import read_parameters
 from admin.doctor.reach import Names, Web
@@ -73,7 +81,10 @@ def _looks(
     # What is there after a deployment, and who may do what.
     yield _at_once(examine_settings(subject))
     if subject.kind == "plan":
+        yield look("your right to deploy", examine_deployer())
         yield look("zone redundancy", examine_zones(subject))
+    else:
+        yield look("roles of the identity", examine_roles(subject))
     yield look("secrets in Key Vault", examine_secrets(subject, web, real_now))
     yield look("Graph permissions", examine_permissions(subject, web, campaigns))
     yield _at_once(examine_storage(stored))
@@ -97,6 +108,8 @@ def _looks(
         yield examine_sender_domain(
             domain, names, selectors=selectors, return_path=given.return_path
         )
+    for one in campaigns:
+        yield _at_once(examine_text_sender(one, subject))
     yield _at_once(examine_webhook_key(subject))
     yield _at_once(examine_receipts(stored, real_now))
     yield look("custom domain", examine_own_domain(subject, names, real_now))

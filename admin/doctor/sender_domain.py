@@ -17,7 +17,7 @@ _SENDGRID = "sendgrid.net"
 _MOST_LOOKUPS = 10
 """Of one SPF record, with all that it includes (RFC 7208, section 4.6.4)."""
 
-_AUTHENTICATE = "SendGrid, Settings, Sender Authentication, names the records"
+_AUTHENTICATE = "SendGrid's Sender Authentication names the records (docs/senders.md)"
 
 
 async def examine_sender_domain(

@@ -57,7 +57,8 @@ def _row_of(subject: Subject, problem: str) -> Row:
     if subject.kind == "plan":
         return missing(name, text, f"Correct the parameter `{name}`.")
     if secret := SECRETS.get(name):
-        return missing(name, text, f"Put it into Key Vault as `{secret}`, and the reference here.")
+        fix = f"Put it into Key Vault as `{secret}` (infra/set-secrets.sh), and the reference here."
+        return missing(name, text, fix)
     if parameter := PARAMETERS.get(name):
         return missing(name, text, f"Correct the parameter `{parameter}`, and deploy again.")
     return missing(name, text, f"Correct the app setting {name}.")
@@ -100,7 +101,8 @@ def examine_webhook_key(subject: Subject) -> Iterator[Row]:
     name, what = "SENDGRID_WEBHOOK_PUBLIC_KEY", "webhook key"
     how = (
         "Make an Event Webhook at SendGrid that leads to /callbacks/sendgrid, switch its signature "
-        f"on, give its key to the parameter `{PARAMETERS[name]}`, and deploy again."
+        f"on, give its key to the parameter `{PARAMETERS[name]}`, and deploy again "
+        "(docs/senders.md)."
     )
     if name in subject.faulty:
         yield unchecked(what, f"{name} has a problem", "Correct it first.")

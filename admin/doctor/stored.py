@@ -194,8 +194,9 @@ def _refused(error: HttpResponseError) -> Row:
     return unchecked(
         "storage",
         f"it lets this sign-in read nothing ({name_error(error)})",
-        "Ask for the roles Storage Blob Data Reader and Storage Table Data Reader on the account, "
-        "or run this from where its network is open.",
+        "Join the group of the parameter `administratorsGroupId`, or ask for Storage Blob Data "
+        "Reader and Storage Table Data Reader on the account; or run this from where its network "
+        "is open.",
     )
 
 

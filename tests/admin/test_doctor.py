@@ -31,7 +31,8 @@ from tests.nudge_process import run_nudge
 from tests.world import NAME, running_world
 
 ORDER = [
-    *("settings", "secrets in Key Vault", "Graph permissions", "storage", "receivers of alarms"),
+    *("settings", "roles of the identity", "secrets in Key Vault", "Graph permissions", "storage"),
+    "receivers of alarms",
     *("alumni.yaml", f"sweep before the window of {NAME}", "sweeps"),
     *("SPF of its.hku.hk", "DKIM of its.hku.hk", "DMARC of its.hku.hk"),
     *("webhook key", "receipts", "custom domain", "proof of the custom domain", "certificate"),
@@ -210,8 +211,14 @@ async def test_without_any_network_it_says_so_and_soon(tmp_path: Path) -> None:
     )
     looked = {row.what for row in rows if row.state == "not checked"}
     assert looked == {
-        *("secrets in Key Vault", "Graph permissions", "storage", "receivers of alarms"),
-        *("SPF of its.hku.hk", "DKIM of its.hku.hk", "DMARC of its.hku.hk", "custom domain"),
+        *("roles of the identity", "secrets in Key Vault", "Graph permissions", "storage"),
+        *(
+            "receivers of alarms",
+            "SPF of its.hku.hk",
+            "DKIM of its.hku.hk",
+            "DMARC of its.hku.hk",
+            "custom domain",
+        ),
         *("sweeps", "receipts", f"pace of {NAME}"),
     }
     assert [row.what for row in rows if row.state == "missing"] == ["webhook key"]

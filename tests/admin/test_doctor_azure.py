@@ -184,7 +184,10 @@ async def test_a_secret_that_is_not_there(tmp_path: Path) -> None:
     secrets = all_there()
     del secrets["address-key"]
     row = find(await rows_of(Cloud(secrets=secrets), tmp_path), "secret address-key")
-    assert (row.state, row.fix) == ("missing", "Put it there: it is ADDRESS_KEY.")
+    assert (row.state, row.fix) == (
+        "missing",
+        "Put it there with infra/set-secrets.sh: it is ADDRESS_KEY.",
+    )
 
 
 async def test_a_vault_that_may_not_be_read(tmp_path: Path) -> None:
@@ -330,3 +333,56 @@ async def test_action_groups_that_cannot_be_looked_at(
     monkeypatch.setenv("PATH", str(tmp_path))
     row = find(await rows_of(Cloud(), tmp_path, AZURE_RESOURCE_GROUP="rg-nudge"), what)
     assert (row.state, "not installed" in row.found) == ("not checked", True)
+
+
+# roles in Azure
+
+ACCOUNT = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/st"
+APP_ROLES = (
+    *("Storage Blob Data Owner", "Storage Queue Data Contributor"),
+    *("Storage Table Data Contributor", "Key Vault Secrets User", "Monitoring Metrics Publisher"),
+)
+
+
+def assignments(*roles: str, scope: str = ACCOUNT) -> list[dict[str, str]]:
+    return [{"roleDefinitionName": role, "scope": scope} for role in roles]
+
+
+@pytest.mark.parametrize(
+    ("given", "state", "says"),
+    [
+        (assignments(*APP_ROLES), "ok", "all 5"),
+        (assignments(*APP_ROLES[1:]), "missing", "lacks Storage Blob Data Owner on the storage"),
+        ([], "missing", "Monitoring Metrics Publisher on Application Insights"),
+        (assignments(*APP_ROLES, "Contributor"), "warning", "more than it needs: Contributor"),
+        (
+            [*assignments(*APP_ROLES), *assignments(APP_ROLES[0], scope="/subscriptions/s")],
+            "warning",
+            "on more than one resource: Storage Blob Data Owner",
+        ),
+    ],
+)
+async def test_the_roles_of_the_identity(
+    given: list[dict[str, str]],
+    state: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    az = stand_in_az(tmp_path, {"role assignment": given})
+    monkeypatch.setenv("PATH", f"{az}{os.pathsep}{os.environ['PATH']}")
+    row = find(await rows_of(Cloud(), tmp_path), "roles of the identity")
+    assert row.state == state
+    assert says in row.found
+
+
+async def test_roles_that_cannot_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what = "roles of the identity"
+    row = find(await rows_of(Cloud(), tmp_path, AzureWebJobsStorage__clientId=""), what)
+    assert (row.state, "IDENTITY_PRINCIPAL_ID" in row.fix) == ("not checked", True)
+    az = stand_in_az(tmp_path, {})
+    monkeypatch.setenv("PATH", f"{az}{os.pathsep}{os.environ['PATH']}")
+    row = find(await rows_of(Cloud(), tmp_path), what)
+    assert (row.state, row.found) == ("not checked", "`az role assignment list` failed")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from admin.doctor.campaigns import examine_pace, examine_schedule
+from admin.doctor.campaigns import examine_pace, examine_schedule, examine_text_sender
 from admin.doctor.rows import Row, unchecked
 from admin.doctor.stored import Stored, examine_receipts, examine_sweeps, read_stored
 from admin.doctor.subject import Subject
@@ -147,6 +147,36 @@ async def test_nobody_may_be_named(tmp_path: Path) -> None:
     assert find(rows, "ALLOWED_SENDERS").state == "missing"
     assert find(rows, "ALLOWED_LINK_HOSTS").state == "missing"
     assert find(rows, "sender domain").state == "not checked"
+
+
+# the sender of SMS
+
+
+def with_sms(*changes: tuple[str, str]) -> Campaign:
+    return campaign(
+        ("message: last-call, channels: [email]", "message: last-call, channels: [email, sms]"),
+        ("  # look_for: {en: MFA pre", "  look_for: {en: MFA pre"),
+        *changes,
+    )
+
+
+@pytest.mark.parametrize(
+    ("sender", "zone", "state"),
+    [
+        ("#HKU", "Asia/Hong_Kong", "ok"),
+        ("HKU", "Asia/Hong_Kong", "warning"),
+        ("+85212345678", "Asia/Hong_Kong", "warning"),
+        ("MG" + "0" * 32, "Asia/Hong_Kong", "ok"),
+        ("HKU", "Europe/Paris", "ok"),
+        ("", "Asia/Hong_Kong", "not checked"),
+    ],
+)
+def test_a_sender_of_sms_that_alumni_trust(sender: str, zone: str, state: str) -> None:
+    twilio = {"TWILIO_ACCOUNT_SID": "AC" + "0" * 32, "TWILIO_AUTH_TOKEN": "t"}
+    found = subject(**twilio, TWILIO_FROM=sender)
+    one = with_sms(("timezone: Asia/Hong_Kong", f"timezone: {zone}"))
+    assert [row.state for row in examine_text_sender(one, found)] == [state]
+    assert list(examine_text_sender(campaign(), found)) == [], "no SMS, no row"
 
 
 # the sweep: the window opens at 09:00 in Hong Kong, which is 01:00 UTC

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from admin.doctor.azure import examine_deployer, examine_zones
 from admin.doctor.rows import Row, ok
-from admin.doctor.subject import PARAMETERS
+from admin.doctor.subject import PARAMETERS, Subject
 from shared.errors import SetupFault
 from tests.admin.diagnosing import (
+    GROUP,
     HOST,
     RIGHT,
     Zone,
@@ -52,9 +54,8 @@ async def test_all_problems_at_once_each_with_what_to_do(tmp_path: Path) -> None
     rows = await rows_of(tmp_path, **wrong)
     found = {row.what: row for row in rows if row.what in {*wrong, *RIGHT, "TWILIO_ACCOUNT_SID"}}
     assert {*wrong, "TWILIO_ACCOUNT_SID"} - {"TWILIO_FROM"} <= found.keys()
-    assert (
-        found["ADDRESS_KEY"].fix
-        == "Put it into Key Vault as `address-key`, and the reference here."
+    assert found["ADDRESS_KEY"].fix == (
+        "Put it into Key Vault as `address-key` (infra/set-secrets.sh), and the reference here."
     )
     assert found["SWEEP_SCHEDULE"].fix == "Correct the parameter `sweepSchedule`, and deploy again."
     assert found["CLOCK_FILE"].fix == "Correct the app setting CLOCK_FILE."
@@ -136,8 +137,9 @@ async def plan(path: Path, *words: object, zone: Zone | None = None) -> list[Row
         return await diagnose("--params", path, "--nameserver", dns, *words)
 
 
-async def test_a_plan_with_nothing_missing(tmp_path: Path) -> None:
+async def test_a_plan_with_nothing_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = parameter_file(tmp_path)
+    monkeypatch.setenv("PATH", f"{stand_in_az(tmp_path, {})}{os.pathsep}{os.environ['PATH']}")
     rows = await plan(path, "--campaign", campaign_file(tmp_path), "--people", 60000)
     assert find(rows, "parameters") == ok("parameters", "usable")
     assert [row.what for row in rows if row.state == "missing" and row.what != "certificate"] == []
@@ -230,17 +232,53 @@ async def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 async def test_zones(
     regions: list[str], state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = parameter_file(tmp_path, more="param zoneRedundant = true\n")
     answer = [{"name": region} for region in regions]
     az = stand_in_az(tmp_path, {"functionapp list-flexconsumption-locations": answer})
     monkeypatch.setenv("PATH", f"{az}{os.pathsep}{os.environ['PATH']}")
-    assert find(await plan(path), "zone redundancy").state == state
+    (row,) = await examine_zones(
+        Subject.of_parameters({"location": "eastasia", "zoneRedundant": True}, {})
+    )
+    assert row.state == state
+    only_one = Subject.of_parameters({"location": "eastasia", "zoneRedundant": False}, {})
+    assert await examine_zones(only_one) == []
 
 
-async def test_zones_that_nobody_can_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("roles", "state"),
+    [
+        (["Owner"], "ok"),
+        (["Contributor", "User Access Administrator"], "ok"),
+        (["Contributor", "Role Based Access Control Administrator", "Reader"], "ok"),
+        (["Contributor"], "missing"),
+        (["User Access Administrator"], "missing"),
+        (["Reader"], "missing"),
+        ([], "missing"),
+        (["Contributor", "A role of our own"], "not checked"),
+    ],
+)
+async def test_whether_you_may_deploy(
+    roles: list[str], state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may make resources and assign no roles is stopped in the middle of a deployment."""
+    answers = {
+        "account show": {"id": GROUP, "user": {"name": "me@hku.hk", "type": "user"}},
+        "role assignment": [{"roleDefinitionName": role, "scope": "/"} for role in roles],
+    }
+    monkeypatch.setenv("PATH", f"{stand_in_az(tmp_path, answers)}{os.pathsep}{os.environ['PATH']}")
+    (row,) = await examine_deployer()
+    assert row.state == state
+    assert "hku.hk" not in row.found, "no address of a person"
+
+
+async def test_what_azure_alone_can_tell_of_a_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = parameter_file(tmp_path, more="param zoneRedundant = true\n")
     monkeypatch.setenv("PATH", f"{stand_in_az(tmp_path, {})}{os.pathsep}{os.environ['PATH']}")
-    assert find(await plan(path), "zone redundancy").state == "not checked"
+    rows = await plan(path)
+    for what in ("zone redundancy", "your right to deploy"):
+        row = find(rows, what)
+        assert (row.state, "az login" in row.fix) == ("not checked", True)
 
 
 async def test_the_parameter_file_of_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
