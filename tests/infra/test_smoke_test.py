@@ -115,6 +115,17 @@ class Smoke:
             check=False,
         )
 
+    def put_sleep(self, command: str) -> None:
+        """A `sleep` that only notes for how long, and then does `command`."""
+        sleep = self.directory / "sleep"
+        sleep.write_text(f"#!/bin/sh\necho \"$1\" >>'{self.directory}/slept'\n{command}\n")
+        sleep.chmod(0o755)
+
+    def slept(self) -> list[str]:
+        """The seconds of each pause."""
+        slept = self.directory / "slept"
+        return slept.read_text().split() if slept.exists() else []
+
     def calls(self) -> list[list[str]]:
         """Each call so far: the program, its arguments, its standard input."""
         lines = self.scenario.with_suffix(".calls").read_text().splitlines()
@@ -263,17 +274,40 @@ def test_what_is_right_the_second_time_passes(smoke: Smoke) -> None:
     """It waits for what comes late, and no longer than it was told."""
     scenario = all_well()
     scenario["az"][QUERY] = {"out": "0\n"}
-    sleep = smoke.directory / "sleep"
-    sleep.write_text(
-        f"#!/bin/sh\necho \"$1\" >>'{smoke.directory}/slept'\n"
-        f"sed -i 's/\"0.n\"/\"1\"/' '{smoke.scenario}'\n"
-    )
-    sleep.chmod(0o755)
+    smoke.put_sleep(f"sed -i 's/\"0.n\"/\"1\"/' '{smoke.scenario}'")
 
     run = smoke.run(scenario, wait="300")
 
     assert run.returncode == 0, run.stdout
-    assert (smoke.directory / "slept").read_text() == "15\n"
+    assert smoke.slept() == ["15"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_az("account show", code=1, error="ERROR: Please run 'az login'"),
+        spoil_az(SHOW_APP, out=f"{APP_ID}\nStopped\n"),
+        spoil_az(REFERENCES, out="LINK_KEYS\tSecretNotFound\n"),
+        spoil_curl(OWN, code=6, error="curl: (6)"),
+    ],
+)
+def test_what_waits_for_a_person_is_not_waited_for(
+    smoke: Smoke, spoil: Callable[[Scenario], None]
+) -> None:
+    scenario = all_well()
+    spoil(scenario)
+    smoke.put_sleep("")
+
+    assert smoke.run(scenario, wait="300", domain=DOMAIN).returncode == 1
+    assert smoke.slept() == []
+
+
+def test_without_secrets_the_settings_are_not_judged(smoke: Smoke) -> None:
+    scenario = all_well()
+    spoil_az(REFERENCES, out="LINK_KEYS\tSecretNotFound\n")(scenario)
+
+    assert "skip  it sees its settings" in smoke.run(scenario).stdout
+    assert not any(STATUS in call for call in smoke.calls())
 
 
 @pytest.mark.parametrize(
