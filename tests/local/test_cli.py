@@ -34,7 +34,17 @@ async def test_words_that_are_off(words: tuple[str, ...], says: str) -> None:
 async def test_help_names_each_command() -> None:
     code, out, _ = await run_nudge("--help")
     assert code == 0
-    for command in ("local", "status", "poison", "person", "pause", "resume", "plan"):
+    for command in (
+        "local",
+        "status",
+        "poison",
+        "person",
+        "pause",
+        "resume",
+        "plan",
+        "survey",
+        "doctor",
+    ):
         assert f"    {command} " in out
 
 
