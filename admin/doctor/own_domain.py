@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from admin.doctor.reach import Names, Refused, read_certificate_end
 from admin.doctor.rows import Row, look, missing, ok, unchecked, warning
 from admin.doctor.subject import PLATFORM, Subject, find
+from shared.settings import is_loopback
 
 _LEAST_LEFT = timedelta(days=14)
 
@@ -20,6 +21,8 @@ async def examine_own_domain(subject: Subject, names: Names, now: datetime) -> l
     what = "custom domain"
     if not host or subject.settings is None:
         return [unchecked(what, "PUBLIC_BASE_URL has a problem", "Correct it first.")]
+    if is_loopback(f"https://{host}"):
+        return [unchecked(what, "the pages are on this machine")]
     if subject.is_on_platform:
         return [
             missing(

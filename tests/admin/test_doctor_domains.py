@@ -203,6 +203,12 @@ async def test_the_platforms_name_is_not_for_live(tmp_path: Path) -> None:
     assert (row.state, "`customDomain`" in row.fix) == ("missing", True)
 
 
+async def test_pages_on_this_machine_have_no_domain(tmp_path: Path) -> None:
+    rows = await rows_of(right_zone(), tmp_path, PUBLIC_BASE_URL="http://127.0.0.1:7071")
+    assert find(rows, "custom domain").state == "not checked"
+    assert not [row for row in rows if row.what in (PROOF, "certificate")]
+
+
 async def test_whose_name_it_is(tmp_path: Path) -> None:
     zone = right_zone()
     known = {"CUSTOM_DOMAIN_VERIFICATION_ID": VERIFICATION}

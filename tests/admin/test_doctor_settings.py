@@ -71,6 +71,17 @@ async def test_a_problem_keeps_no_other_look_back(tmp_path: Path) -> None:
     assert find(rows, f"sweep before the window of {NAME}").state == "ok"
 
 
+def test_a_reference_is_a_place_in_a_file_and_a_problem_in_an_environment() -> None:
+    """In an environment the platform puts the secret in its place, if it can."""
+    where = "@Microsoft.KeyVault(SecretUri=https://kv-nudge.vault.azure.net/secrets/address-key/)"
+    found = Subject.of_settings("file", {**RIGHT, "ADDRESS_KEY": where}, {})
+    assert (found.problems, found.vaults) == ((), ("https://kv-nudge.vault.azure.net",))
+    found = Subject.of_settings("environment", {**RIGHT, "ADDRESS_KEY": where}, {})
+    (problem,) = found.problems
+    assert problem.startswith("ADDRESS_KEY: the Key Vault reference was not resolved")
+    assert found.settings is not None, "the other looks go on"
+
+
 async def test_the_timer_needs_its_schedule(tmp_path: Path) -> None:
     """The product has a default for it, and the Functions host has none."""
     row = find(await rows_of(tmp_path, SWEEP_SCHEDULE=""), "SWEEP_SCHEDULE")
