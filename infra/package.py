@@ -169,6 +169,33 @@ def write_zip(tree: Path, to: Path) -> None:
             archive.writestr(entry, file.read_bytes())
 
 
+def compile_modules(directory: Path, prefix: PurePosixPath) -> None:
+    """Lay bytecode beside every module: an instance starts with an empty disk, and would compile
+    a thousand modules before its first answer. It is taken as it is, without a look at the source.
+
+    One process compiles all of it in the order of the names: what is in a file of bytecode can
+    depend on what was compiled before it. `prefix` is where the directory will be in the package.
+
+    Raises SetupFault where a module is no Python.
+    """
+    compiled = subprocess.run(
+        [
+            *(sys.executable, "-I", "-m", "compileall", "-q"),
+            *("--invalidation-mode", "unchecked-hash"),
+            *("-s", directory, "-p", prefix, directory),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if compiled.returncode != 0:
+        raise SetupFault(
+            f"Not every module of the package can be compiled:\n{compiled.stdout.rstrip()}\n",
+            "Mend the file that is named, or leave it out in infra/package.py.",
+        )
+
+
 def _built(build: Path, made_of: str) -> Package | None:
     try:
         manifest = msgspec.json.decode((build / _MANIFEST).read_bytes(), type=Manifest)
@@ -186,7 +213,7 @@ def _build(build: Path, made_of: str) -> Package:
     for file in _product_files():
         (tree / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / file, tree / file)
-    _compile(tree, PurePosixPath())
+    compile_modules(tree, PurePosixPath())
     shutil.copytree(_dependencies(build), tree / SITE, copy_function=os.link)
     write_zip(tree, build / _ZIP)
     # azd leaves bytecode out unless a file of this name says what to leave out. Azure gets neither.
@@ -222,7 +249,7 @@ def _dependencies(build: Path) -> Path:
     for directory, *_ in site.walk(top_down=False):
         with suppress(OSError):  # of those that are not empty
             directory.rmdir()
-    _compile(site, SITE)
+    compile_modules(site, SITE)
     note.write_text(made_of)
     return site
 
@@ -276,31 +303,6 @@ def _install(site: Path) -> None:
             f"The dependencies cannot be put into the package:\n{installed.stderr.rstrip()}\n",
             "See that the package registry can be reached. Where a package has no wheel for Linux"
             " and Python 3.13, pin a version that has one in pyproject.toml and run `make lock`.",
-        )
-
-
-def _compile(directory: Path, prefix: PurePosixPath) -> None:
-    """Lay bytecode beside every module: an instance starts with an empty disk, and would compile
-    a thousand modules before its first answer. It is taken as it is, without a look at the source.
-
-    One process compiles all of it in the order of the names: what is in a file of bytecode can
-    depend on what was compiled before it. `prefix` is where the directory will be in the package.
-    """
-    compiled = subprocess.run(
-        [
-            *(sys.executable, "-I", "-m", "compileall", "-q"),
-            *("--invalidation-mode", "unchecked-hash"),
-            *("-s", directory, "-p", prefix, directory),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if compiled.returncode != 0:
-        raise SetupFault(
-            f"Not every module of the package can be compiled:\n{compiled.stdout.rstrip()}\n",
-            "Mend the file that is named, or leave it out in infra/package.py.",
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import platform
 import shutil
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ from local.serving import running_application
 from local.tenant import Options
 from local.worker import load_app
 from shared.names import NAMES
+from tests.conftest import missing_tool
 from tests.nudge_process import until
 from tests.telemetry_run import Ingestion, running_ingestion, telemetry_settings
 from tests.world import World, running_world
@@ -136,6 +138,13 @@ async def running_package(
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def like_azure() -> None:
+    """The package holds code that is compiled for Azure's processors."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        missing_tool("a machine like Azure's: Linux on x86_64")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

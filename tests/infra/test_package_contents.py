@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 from pathlib import Path, PurePosixPath
 
 import msgspec
+import pytest
 
-from infra.package import LEFT_OUT, PRODUCT, SITE, Package, is_left_out, write_zip
+from infra.package import (
+    LEFT_OUT,
+    PRODUCT,
+    SITE,
+    Package,
+    compile_modules,
+    is_left_out,
+    write_zip,
+)
+from shared.errors import SetupFault
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +58,29 @@ def test_the_same_files_make_the_same_zip(tmp_path: Path) -> None:
     write_zip(tmp_path / "second", tmp_path / "second.zip")
 
     assert (tmp_path / "first.zip").read_bytes() == (tmp_path / "second.zip").read_bytes()
+
+
+def test_the_same_modules_make_the_same_bytecode(tmp_path: Path) -> None:
+    """Wherever they lie, and however old they are."""
+    made: list[dict[str, bytes]] = []
+    for name in ("first", "second"):
+        copy = tmp_path / name
+        shutil.copytree(
+            ROOT / "shared", copy, copy_function=shutil.copyfile, ignore=lambda *_: ["__pycache__"]
+        )
+        os.utime(copy / "errors.py", (len(made), len(made)))
+        compile_modules(copy, PurePosixPath("shared"))
+        made.append({str(p.relative_to(copy)): p.read_bytes() for p in copy.rglob("*.pyc")})
+
+    assert len(made[0]) > 50
+    assert made[0] == made[1]
+
+
+def test_what_is_no_python_is_told(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("def f(:\n")
+
+    with pytest.raises(SetupFault, match=r"(?s)broken\.py.*leave it out in infra/package\.py"):
+        compile_modules(tmp_path, PurePosixPath())
 
 
 def test_what_goes_in_is_the_product_and_what_it_needs(tree: Path) -> None:
