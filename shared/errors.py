@@ -14,7 +14,7 @@
         Conflict, RowsChanged   a conditional write found another state: read, then decide
         OutboxDamaged           contact data are gone or changed: the parcel cannot be sent
         Unsendable              a parcel breaks a provider's limit: it cannot be sent
-        SignInFault             an administrator's own sign-in is missing, or not enough (SetupFault)
+        SignInFault             an administrator's own sign-in is not enough (a SetupFault)
         BadSignature, BadContent    a webhook's body that nobody we know has signed, or is none
 
 Texts hold no name, address, number or secret: they go to logs, queues and pages as they are.

@@ -110,13 +110,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what the tests have proven."""
     holding: Counter[int] = Counter()
+    measured: list[str] = []
     for report in terminalreporter.stats.get("passed", []):
-        holding.update(dict(report.user_properties).get("invariants", ()))
+        properties = dict(report.user_properties)
+        holding.update(properties.get("invariants", ()))
+        measured += [properties["told"]] if "told" in properties else []
     write = terminalreporter.write_line
     terminalreporter.section("what was proven")
     for number, words in INVARIANTS.items():
         write(f"invariant {number:>2}: {holding[number]:>4} tests   {words}")
     write(f"functions indexed and invoked by azure-functions-runtime {WORKER_VERSION}")
+    for words in measured:
+        write(words)
     for report in terminalreporter.stats.get("skipped", []):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         write(f"skipped: {report.nodeid}: {reason}")

@@ -44,7 +44,7 @@ def exported_requirements() -> str:
         *("export", "--frozen", "--no-dev", "--no-emit-project"),
         *("--no-hashes", "--no-annotate", "--no-header"),
     )
-    head = "# Made from the lock by `make lock`; a test compares. Azure installs these.\n"
+    head = "# Made from the lock by `make lock`; a test compares. The package holds these.\n"
     return head + exported
 
 
