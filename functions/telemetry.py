@@ -37,10 +37,12 @@ MOST_SETUP_SECONDS = 30.0
 FLUSH_SECONDS = 5.0
 """How long the end of a process waits until what it has told is on its way."""
 
-_LIBRARIES = (
+LIBRARIES = (
     *("azure_sdk", "django", "fastapi", "flask", "psycopg2"),
-    *("requests", "urllib", "urllib3", "httpx"),
+    *("requests", "urllib", "urllib3", "httpx", "httpx2"),
 )
+"""All that would be traced unless it is switched off."""
+
 _SWITCHES = {
     # What the exporter would tell Microsoft of itself, or ask them for, by requests of its own.
     "APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL": "true",
@@ -154,7 +156,7 @@ def export_to_azure_monitor(environment: Mapping[str, str]) -> None:
         enable_performance_counters=False,
         # An event is exported whatever becomes of its trace: alarms are events.
         enable_trace_based_sampling_for_logs=False,
-        instrumentation_options={name: {"enabled": False} for name in _LIBRARIES},
+        instrumentation_options={name: {"enabled": False} for name in LIBRARIES},
     )
     # The Graph SDK makes five spans for each request, and has no switch for them.
     provider = cast("TracerProvider", trace.get_tracer_provider())

@@ -17,8 +17,15 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from azure.identity import ManagedIdentityCredential
+from azure.monitor.opentelemetry._constants import _ALL_SUPPORTED_INSTRUMENTED_LIBRARIES
 
-from functions.telemetry import CONNECTION, FLUSH_SECONDS, credential_for, ingestion_of
+from functions.telemetry import (
+    CONNECTION,
+    FLUSH_SECONDS,
+    LIBRARIES,
+    credential_for,
+    ingestion_of,
+)
 from local.parts import start_part
 from local.tenant import roster_of
 from shared import __version__
@@ -198,6 +205,7 @@ async def test_what_becomes_of_a_parcel_links_to_the_plan_of_its_shard(emitted: 
 
 async def test_nothing_but_the_products_own_work_is_traced(emitted: Emitted) -> None:
     """Not the requests of libraries, of which Graph's alone would be most of it."""
+    assert set(LIBRARIES) == set(_ALL_SUPPORTED_INSTRUMENTED_LIBRARIES)
     assert emitted.requests == set()
     assert emitted.dependencies == {
         *("open sweep", "read pages", "commit sweep", "plan shard", "give verdict"),
