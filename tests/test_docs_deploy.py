@@ -26,8 +26,9 @@ DOCS = ROOT / "docs"
 DEPLOY = DOCS / "deploy.md"
 LINKED = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
 GUIDES = [
-    DOCS / f"{name}.md"
-    for name in ("deploy", "runbook", "security", "senders", "permissions", "cost")
+    *(DOCS / f"{name}.md" for name in ("deploy", "runbook", "security", "senders")),
+    *(DOCS / f"{name}.md" for name in ("permissions", "cost", "scaling")),
+    ROOT / "README.md",
 ]
 
 SAID_BY_OTHERS = {
@@ -409,3 +410,11 @@ def test_invented_words_are_found() -> None:
     table = "| you see | do |\n| --- | --- |\n| `not every secret is here` | it |\n"
     assert invented_words(table) == ["not every secret is here"]
     assert invented_words(table.replace("here", "there")) == []
+
+
+def test_a_parameter_that_is_left_out_or_unknown_is_found() -> None:
+    page = DEPLOY.read_text()
+    assert parameters_of(page.replace("| `SCALE` |", "| `SIZE` |")) ^ bicep_variables() == {
+        "SCALE",
+        "SIZE",
+    }
