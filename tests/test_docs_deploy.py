@@ -346,6 +346,29 @@ def test_with_the_files_of_the_page_a_command_starts_as_whoever_types_it(
     assert found.channels == ({"email", "sms"} if sms else {"email"})
 
 
+def test_the_function_of_the_page_hands_files_to_the_command_and_not_to_the_shell(
+    tmp_path: Path,
+) -> None:
+    """PUBLIC_BASE_URL, left in a shell, would be a parameter of the next deployment."""
+    function = program_of(
+        DEPLOY.read_text(), "Your own command line", "\nnudge() (", "\nnudge status"
+    )
+    (tmp_path / "outputs.env").write_text('KEY_VAULT_NAME="kv-example"\n')
+    (tmp_path / "nudge.env").write_text("PUBLIC_BASE_URL=https://app.example\n")
+    (tmp_path / "uv").write_text('#!/bin/sh\necho "$*: $KEY_VAULT_NAME $PUBLIC_BASE_URL"\n')
+    (tmp_path / "uv").chmod(0o755)
+    told = subprocess.run(
+        ["/bin/bash", "-c", f'nudge() ({function}\nnudge status; echo "left: $PUBLIC_BASE_URL"'],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert told.stdout == "run nudge status: kv-example https://app.example\nleft: \n"
+
+
 def test_outputs_get_their_names_back() -> None:
     program = program_of(DEPLOY.read_text(), "3 Infrastructure", "python3 -c '", "' >outputs.env")
     # Azure writes names of outputs in a case of its own.
