@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Coroutine
 from typing import Any
 
-from azure.core.exceptions import AzureError
+from azure.core.exceptions import AzureError, ClientAuthenticationError
 
 from admin import local, operate, report, survey
 from admin.doctor import command as doctor
@@ -28,6 +29,8 @@ def main() -> None:
     survey.add_commands(commands)
     doctor.add_commands(commands)
     given = parser.parse_args()
+    # It reports at length, on standard error, each place where it found no sign-in.
+    logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
     run: Coroutine[Any, Any, int] = given.run(given)
     try:
         code = asyncio.run(run)
@@ -35,6 +38,8 @@ def main() -> None:
         sys.exit(code)
     except (SetupFault, RetryLater) as error:
         print(error, file=sys.stderr)
+    except ClientAuthenticationError:
+        print("Nobody is signed in to Azure here. Fix: `az login`.", file=sys.stderr)
     except AzureError as error:
         print(f"Storage, or the identity for it: {error}", file=sys.stderr)
     except BrokenPipeError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -101,8 +100,6 @@ def _other_way(given: argparse.Namespace) -> str:
 
 
 async def _open_directory(given: argparse.Namespace) -> Directory:
-    # It reports at length, on standard error, each place where it found no sign-in.
-    logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
     environment = _environment(given)
     base_url = environment.get("GRAPH_BASE_URL") or GRAPH
     auth = environment.get("GRAPH_AUTH") or "default"

@@ -130,6 +130,12 @@ var zones = !zoneRedundant || contains(zoneRegions, location)
   ? zoneRedundant
   : fail('zoneRedundant: Flex Consumption has no zones in ${location}. Choose one of ${join(zoneRegions, ', ')}, or leave zoneRedundant out')
 
+// A /26 gives the app and the endpoints a /27 each: the least that Flex Consumption takes.
+var networkPrefix = privateNetwork.?addressPrefix ?? ''
+var networkRange = empty(networkPrefix) || int(last(split(networkPrefix, '/'))) <= 26
+  ? networkPrefix
+  : fail('privateNetwork.addressPrefix: ${networkPrefix} has too few addresses. Choose a free range of at least 64, such as 10.80.0.0/26')
+
 // --- resources -----------------------------------------------------------------------------------
 
 resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = {
@@ -186,7 +192,7 @@ module network 'modules/network.bicep' = if (privateNetwork != null) {
     name: resourceNames.network
     location: location
     tags: tags
-    addressPrefix: privateNetwork.?addressPrefix ?? ''
+    addressPrefix: networkRange
     storageName: resourceNames.storage
     vaultName: resourceNames.vault
   }

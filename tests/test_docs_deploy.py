@@ -45,7 +45,6 @@ SAID_BY_OTHERS = {
     "RoleAssignmentUpdateNotPermitted",
     "Start date of budgets cannot be updated",
     "VaultAlreadyExists",
-    "Could not generate subnet for network",
     # the compiler
     "BCP081",
     "expected a value of type",

@@ -246,14 +246,21 @@ def test_a_wrong_parameter_is_told_with_what_can_be_chosen(
     assert " : Error " in told_of_bad[number]
 
 
-def test_a_region_without_zones_is_told_with_those_that_have_them(
-    compiler: Compiler, copied: Path
+@pytest.mark.parametrize(
+    ("good", "bad", "words"),
+    [
+        ("'eastasia'", "'westus'", "no zones in westus. Choose one of australiaeast,"),
+        ("10.80.0.0/26", "10.80.0.0/27", "10.80.0.0/27 has too few addresses. Choose a free range"),
+    ],
+)
+def test_what_only_a_deployment_would_refuse_is_told_before(
+    good: str, bad: str, words: str, compiler: Compiler, copied: Path
 ) -> None:
     file = copied / "tests" / "infra" / "params" / "main.full.bicepparam"
-    file.write_text(file.read_text().replace("'eastasia'", "'westus'"))
+    file.write_text(file.read_text().replace(good, bad))
     code, out, err = compiler.run("snapshot", file, *FORESEEN)
     assert code == 1
-    assert "no zones in westus. Choose one of australiaeast," in out + err
+    assert words in out + err
 
 
 def test_what_a_deployment_is_not_told_is_named(compiler: Compiler) -> None:

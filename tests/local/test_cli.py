@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.nudge_process import run_nudge
-from tests.world import EXAMPLE
+from tests.world import EXAMPLE, KEY
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,24 @@ async def test_help_names_each_command() -> None:
         "doctor",
     ):
         assert f"    {command} " in out
+
+
+async def test_without_a_sign_in_one_line_says_so() -> None:
+    uris = {
+        f"AzureWebJobsStorage__{kind}ServiceUri": f"https://nudge.{kind}.core.windows.net"
+        for kind in ("blob", "queue", "table")
+    }
+    code, out, error = await run_nudge(
+        "status",
+        **uris,
+        PATH="",  # where a signed-in `az` might be
+        LINK_KEYS=KEY,
+        ADDRESS_KEY=KEY,
+        SENDGRID_API_KEY="SG.none",
+        PUBLIC_BASE_URL="https://mfa.example.edu",
+    )
+    assert (code, out) == (1, "")
+    assert error == "Nobody is signed in to Azure here. Fix: `az login`.\n"
 
 
 @pytest.mark.invariant(7)
