@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -184,7 +184,8 @@ class DispatchWorkflow:
         match outcome:
             case Accepted():
                 accepted = {"state": State.ACCEPTED, "reason": "", "final": False}
-                if await self._settle(claimed, accepted):
+                # A receipt that was here first has counted it.
+                if await self._settle(claimed, accepted) == "written":
                     count_accepted(claimed, len(remaining))
                 self._accepted_at[message.campaign, message.channel] = monotonic()
                 self._nameless[message.campaign, message.channel] = 0
@@ -403,11 +404,8 @@ class DispatchWorkflow:
 
     # what an outcome means
 
-    async def _settle(self, claimed: Parcel, change: dict[str, Any]) -> bool:
-        """Write how the attempt ended, under whatever ETag its row has now.
-
-        Returns False where the row has moved on: another attempt is under way, or it is decided.
-        """
+    async def _settle(self, claimed: Parcel, change: dict[str, Any]) -> Settled:
+        """Write how the attempt ended, under whatever ETag its row has now."""
         parcel = claimed
         while True:
             allow(
@@ -419,22 +417,25 @@ class DispatchWorkflow:
             )
             try:
                 await self._stores.ledger.change(parcel, **change)
-                return True
+                return "written"
             except Conflict:
                 found = await self._stores.ledger.read(claimed.campaign, claimed.shard, claimed.key)
             if found is None:
-                return False
+                return ""
             ours = found.attempt == claimed.attempt
             if ours and found.state is change["state"]:
-                return True  # our own write, that met itself
+                return "was so"
             # A call that took so long that its claim was given up: its acceptance settles whatever
             # is open by now, as a receipt would. Any other ending says nothing of a later attempt.
-            if found.state not in OPEN or not (ours or change["state"] is State.ACCEPTED):
-                return False
-            if found.state is State.AMBIGUOUS and change["state"] is not State.ACCEPTED:
+            accepted = change["state"] is State.ACCEPTED
+            if found.state not in OPEN or not (ours or accepted):
+                return ""
+            if found.state is State.PLANNED and not accepted:
+                return ""  # so late that it is to be sent once more
+            if found.state is State.AMBIGUOUS and not accepted:
                 proven = change["state"] is State.PLANNED and change["reason"].startswith("refused")
                 if not proven or claimed.doubt or found.final:
-                    return False  # in doubt still, or decided
+                    return ""  # in doubt still, or decided
                 change = {**change, "doubt": False}  # a late refusal: nothing of it was taken
             parcel = found
 
@@ -640,6 +641,12 @@ class DispatchWorkflow:
         except Conflict:
             return
         raise_alarm("parcel_failed", campaign=message.campaign, detail="the queue gave up on it")
+
+
+type Settled = Literal["written", "was so", ""]
+"""What became of the news of an attempt: written; there already, by our own write that met itself
+or by a receipt; or of no use, as the row has moved on: another attempt is under way, or it is
+decided."""
 
 
 class OwnFault(msgspec.Struct, frozen=True):

@@ -53,14 +53,14 @@ MISTAKES = (
         "claim after the call",
         "shared/workflows/dispatch.py",
         """\
-            claimed = await self._claim(message, attempt, touched_at, left_out)
-            if claimed:
-                outcome = await self._call(sender, prepared, claimed_from)
+                claimed = await self._claim(message, attempt, touched_at, left_out)
+                if claimed:
+                    outcome = await self._call(sender, prepared, claimed_from)
 """,
         """\
-            outcome = await self._call(sender, prepared, claimed_from)
-            claimed = await self._claim(message, attempt, touched_at, left_out)
-            if claimed:
+                outcome = await self._call(sender, prepared, claimed_from)
+                claimed = await self._claim(message, attempt, touched_at, left_out)
+                if claimed:
 """,
     ),
     Mistake(
@@ -105,7 +105,7 @@ MISTAKES = (
     Mistake(
         "a settle that overwrites another attempt",
         "shared/workflows/dispatch.py",
-        'if found.state not in OPEN or not (ours or change["state"] is State.ACCEPTED):',
+        "if found.state not in OPEN or not (ours or accepted):",
         "if found.state not in OPEN:",
     ),
     Mistake(

@@ -307,6 +307,32 @@ async def test_only_what_may_have_gone_out_is_marked_as_a_wave(desk: Desk) -> No
 # --- a claim that was given up --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("status", [500, 429, 400])
+async def test_what_comes_after_its_row_was_planned_to_be_resent_changes_nothing(
+    desk: Desk, status: int
+) -> None:
+    """A process that stood still for hours: its row has been given up, and decided."""
+    await desk.plan(1)
+    desk.provider.answers = [lambda _: web.json_response({}, status=status)]
+    planned: list[Parcel] = []
+
+    async def pass_time(_: web.Request) -> None:
+        row = await change(
+            desk, await desk.parcel(), state=State.AMBIGUOUS, reason="abandoned", doubt=True
+        )
+        planned.append(await change(desk, row, state=State.PLANNED, reason="", resent=True))
+
+    desk.provider.before = pass_time
+    await desk.send_due()
+    [then], now = planned, await desk.parcel()
+    assert (now.state, now.resent, now.doubt, now.attempt) == (
+        State.PLANNED,
+        True,
+        then.doubt,
+        then.attempt,
+    )
+
+
 @pytest.mark.invariant(1)
 async def test_a_late_acceptance_settles_an_abandoned_claim(
     desk: Desk, caplog: pytest.LogCaptureFixture
