@@ -229,7 +229,8 @@ def faults_about(somebody: Person) -> tuple[Any, Any]:
         "refuse": {address.casefold(): "named"},
         "receipts": {
             **dict.fromkeys(("bounced", "bounced_later", "blocked", "dropped"), 0.04),
-            **dict.fromkeys(("deferred", "reported", "unsubscribed"), 0.06),
+            # So many that each comes about among some forty mails.
+            **dict.fromkeys(("deferred", "reported", "unsubscribed"), 0.12),
             "dropped_because": words,
             "twice": True,
         },
@@ -411,7 +412,7 @@ async def test_everybody_is_known_who_was_written_to(run: Run, everybody: Everyb
     mails = (await read_messages(run.http, run.inbox_url, limit=100_000)).messages
     texts = (await read_texts(run.http, run.inbox_url, limit=100_000)).texts
     written_to = {mail.to[0].email for mail in mails} | {text.to for text in texts}
-    assert len(written_to) > 40
+    assert len(written_to) > 30
     assert [one for one in written_to if not everybody.find(one)] == []
     named = [one for one in run.people if everybody.find(one.display_name)]
     assert len(named) > 0.9 * len(run.people)
