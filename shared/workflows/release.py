@@ -123,7 +123,7 @@ class ReleaseWorkflow:
         await self._sweeps.repair()
         book = await self._book.refresh(accept=True)
         sweep = await self._stores.sweeps.read_committed()
-        if sweep:
+        if sweep and self._sweeps.active(book):  # else nobody needs another one
             SWEEP_AGE.set((self._clock.campaign_now() - sweep.seen_at).total_seconds() / 3600)
         failures: list[Exception] = []
         for standing in book.standings.values():
@@ -416,8 +416,10 @@ class ReleaseWorkflow:
             if p.state is State.CLAIMED
             or (p.state is State.PLANNED and p.released_at and p.released_at > dropped_before)
         ]
-        if standing.campaign.sending.canary and len(shards) == len(SHARDS):
-            due = await self._let_canaries_go_first(standing, channel, parcels, due, control)
+        if standing.campaign.sending.canary:
+            due = await self._let_canaries_go_first(
+                *(standing, channel, parcels, due, control), complete=len(shards) == len(SHARDS)
+            )
         due.sort(key=_turn)
         if probe:
             # One after the other: a parcel may be the very cause of the set-up fault.
@@ -461,16 +463,22 @@ class ReleaseWorkflow:
         parcels: Sequence[Parcel],
         due: list[Parcel],
         control: ControlRow,
+        *,
+        complete: bool,
     ) -> list[Parcel]:
         """What may go of what is due: of a touch whose canary has not passed only that itself.
 
         The others follow when enough of it was delivered. Where too little was, the channel pauses.
+
+        Args:
+            complete: whether all shards are planned. Before that nobody is marked and nothing is
+                judged, since marked parcels of the others are still to come.
         """
         canary = standing.campaign.sending.canary
         others = {parcel.touch for parcel in due if not (parcel.canary or parcel.seed)}
         if canary is None or not (others := others - control.canaries.keys()):
             return due
-        for touch in sorted(others):
+        for touch in sorted(others) if complete else ():
             marked = [parcel for parcel in parcels if parcel.canary and parcel.touch == touch]
             if not marked:
                 await self._mark_smallest([one for one in due if one.touch == touch])

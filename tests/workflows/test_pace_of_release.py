@@ -6,10 +6,13 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from shared.rules.parcels import Parcel, State
+from shared.stores.control import PASSED
+from shared.stores.queues import PlanShard
 from tests.graph import people
-from tests.sending import Desk, alarms_of, in_one_shard, running_desk
+from tests.sending import Desk, alarms_of, campaign_text, change, in_one_shard, running_desk
 from tests.world import NAME
 
 
@@ -174,6 +177,69 @@ async def test_where_all_of_a_canary_are_done_the_next_ones_go_first(desk: Desk)
         await desk.send_due()
     (accepted,) = await desk.parcels(State.ACCEPTED)
     assert (accepted.canary, accepted.count) == (True, 8)
+
+
+async def plan_shards(desk: Desk, *shards: int) -> None:
+    """Plan these shards under the wanted pair, and leave the others as they are."""
+    version = (await desk.app.book.read()).standings[NAME].version
+    for shard in shards:
+        await desk.app.plans.plan(PlanShard(NAME, shard, 1, version))
+
+
+@pytest.mark.invariant(8)
+async def test_planning_again_lets_nobody_pass_a_canary_that_waits(desk: Desk) -> None:
+    """`nudge plan --now`: the pair has its `go`, and shard by shard is done again."""
+    await desk.plan(people(48), sending=CANARY)
+    await desk.app.replan.plan_again(NAME)
+    await plan_shards(desk, *range(15))
+    await desk.release()
+    rows = [await desk.row(message) for message in await desk.take()]
+    assert [row.canary for row in rows] == [True] * 15
+
+    await desk.app.stores.control.change(
+        NAME, "email", lambda row: replace(row, canaries={"fortnight": PASSED})
+    )
+    await desk.release()
+    rows = [await desk.row(message) for message in await desk.take()]
+    assert [row.canary for row in rows] == [False] * 15
+
+
+@pytest.mark.invariant(8)
+async def test_a_shard_that_is_planned_anew_lets_nobody_pass_a_canary_that_waits(
+    desk: Desk,
+) -> None:
+    """A claim from before an edit comes back as planned, and its shard is asked for again."""
+    await desk.plan(people(48), sending=CANARY)
+    await desk.send_due()
+    slow, *_ = await desk.parcels(State.ACCEPTED)
+    await desk.world.write_campaign(campaign_text(sending=CANARY, help_desk="desk@its.hku.hk"))
+    await desk.release()
+    await plan_shards(desk, *range(16))
+    await change(desk, slow, state=State.PLANNED, reason="refused", released_at=None)
+    desk.clock.let_pass(minutes=2)
+    await desk.release()
+    rows = [await desk.row(message) for message in await desk.take()]
+    assert [row for row in rows if not row.canary] == []
+
+
+@pytest.mark.invariant(8)
+async def test_nobody_is_marked_or_judged_before_all_shards_are_planned(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The marked ones may be in a shard that is still to come: it was taken back, and no more."""
+    await desk.plan(people(32), sending="canary: {recipients: 1, delivered: 1.0}")
+    (marked,) = [parcel for parcel in await desk.parcels() if parcel.canary]
+    others = [shard for shard in range(16) if shard != marked.shard]
+    await desk.app.replan.plan_again(NAME)
+    await plan_shards(desk, *others)
+    await change(desk, marked, state=State.CLOSED, reason="replanned")
+    await desk.release()
+    assert await desk.take() == []
+    assert not [p for p in await desk.parcels() if p.canary and p.shard in others]
+    assert alarms_of(caplog) == []
+    await plan_shards(desk, marked.shard)
+    await desk.release()
+    assert [(await desk.row(message)).canary for message in await desk.take()] == [True]
 
 
 # --- seed addresses -------------------------------------------------------------------------------
