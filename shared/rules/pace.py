@@ -14,7 +14,7 @@ the domains that a file names have tokens of their own. All limits count recipie
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -129,19 +129,21 @@ class Admission(msgspec.Struct, frozen=True):
 
 
 def admit(
-    parcels: Sequence[tuple[int, str]],
+    parcels: Iterable[tuple[int, str]],
     *,
+    most: int,
     channel_tokens: float,
     domain_tokens: Mapping[str, float],
     day_left: float,
 ) -> Admission:
-    """As many parcels, from the first on, as there are tokens for.
+    """As many parcels, from the first on, as there are tokens for, and no more than `most`.
 
     It ends at the first one that the channel's tokens or the day's rest do not cover: nobody
     overtakes. One whose domain lacks the tokens is passed over, with those of its domain behind it.
 
     Args:
-        parcels: recipients and limited domain ("" for none) of each, in the order of their turn.
+        parcels: recipients and limited domain ("" for none) of each, in the order of their turn;
+            not read any further than it takes.
         channel_tokens, day_left: recipients; infinite where there is no limit.
         domain_tokens: by limited domain, without the channel's own; who is not in it has no limit.
     """
@@ -149,6 +151,8 @@ def admit(
     left = dict(domain_tokens)
     short: set[str] = set()
     for index, (recipients, domain) in enumerate(parcels):
+        if len(chosen) >= most:
+            break
         if domain in short or recipients > left.get(domain, math.inf):
             short.add(domain)
             continue

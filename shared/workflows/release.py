@@ -424,9 +424,9 @@ class ReleaseWorkflow:
         if probe:
             # One after the other: a parcel may be the very cause of the set-up fault.
             due.sort(key=lambda parcel: parcel.claimed_at or _NEVER)
-        due = due[: 1 if probe else max(0, MOST_OUTSTANDING - len(outstanding))]
+        most = 1 if probe else max(0, MOST_OUTSTANDING - len(outstanding))
         sent = _sent_on(standing.campaign, today, parcels, outstanding)
-        due = await self._admit(standing.campaign, channel, due, sent, probe=probe)
+        due = await self._admit(standing.campaign, channel, due, most, sent, probe=probe)
         if due:
             of = {"campaign": standing.name, "channel": channel, "parcels": len(due)}
             with span("hand out", of, links=(parcel.trace for parcel in due)):
@@ -530,6 +530,7 @@ class ReleaseWorkflow:
         campaign: Campaign,
         channel: Channel,
         due: list[Parcel],
+        most: int,
         sent: int,
         *,
         probe: bool,
@@ -538,10 +539,11 @@ class ReleaseWorkflow:
         yet time for the next one to probe a set-up fault.
 
         Args:
+            most: parcels. Not cut off beforehand: what waits for its domain must hold up nobody.
             sent: recipients of the day so far.
         """
-        if not due:
-            return due
+        if not due or not most:
+            return []
         sending = campaign.sending
         now, wait = self._clock.storage_now(), self._clock.ages.setup_probe
         today = self._clock.campaign_now().astimezone(campaign.zone).date()
@@ -559,7 +561,8 @@ class ReleaseWorkflow:
             }
             limit = day_limit(sending, channel, row.live_days, today)
             admission = admit(
-                [(0 if parcel.seed else parcel.count, parcel.domain) for parcel in due],
+                ((0 if parcel.seed else parcel.count, parcel.domain) for parcel in due),
+                most=most,
                 channel_tokens=tokens.pop(_WHOLE_CHANNEL, math.inf),
                 domain_tokens=tokens,
                 day_left=math.inf if limit is None else max(0, limit - sent),

@@ -255,11 +255,16 @@ def admitted(
     parcels: list[tuple[int, str]],
     channel_tokens: float = INFINITE,
     day_left: float = INFINITE,
+    most: int = 1000,
     **domain_tokens: float,
 ) -> tuple[int, ...]:
     tokens = {f"{name}.com": number for name, number in domain_tokens.items()}
     return admit(
-        parcels, channel_tokens=channel_tokens, domain_tokens=tokens, day_left=day_left
+        parcels,
+        most=most,
+        channel_tokens=channel_tokens,
+        domain_tokens=tokens,
+        day_left=day_left,
     ).chosen
 
 
@@ -283,6 +288,16 @@ def test_a_domain_without_tokens_is_passed_over_and_holds_up_nobody_else() -> No
     assert admitted([(5, A), (5, ELSEWHERE), (5, B)], a=4, b=5) == (1, 2)
 
 
+def test_no_more_parcels_go_than_may_and_what_waits_for_its_domain_is_none_of_them() -> None:
+    parcels = [(5, ELSEWHERE)] + [(5, A)] * 9 + [(5, ELSEWHERE)] * 3
+    assert admitted(parcels, most=3, a=4) == (0, 10, 11)
+    assert admitted(parcels, most=0, a=4) == ()
+    left = admit(
+        [(5, A), (5, A)], most=1, channel_tokens=9, domain_tokens={A: 9}, day_left=INFINITE
+    )
+    assert (left.channel_tokens, left.domain_tokens) == (4, {A: 4})
+
+
 def test_within_a_domain_nobody_overtakes_either() -> None:
     assert admitted([(5, A), (2, A), (5, ELSEWHERE)], a=4) == (2,)
 
@@ -299,7 +314,13 @@ def test_what_waits_for_its_domain_stops_nothing_even_where_the_channel_lacks_to
 
 def test_what_is_left_is_told() -> None:
     parcels = [(3, A), (2, ELSEWHERE), (9, B)]
-    left = admit(parcels, channel_tokens=20, domain_tokens={A: 4.5, B: 1}, day_left=INFINITE)
+    left = admit(
+        parcels,
+        most=1000,
+        channel_tokens=20,
+        domain_tokens={A: 4.5, B: 1},
+        day_left=INFINITE,
+    )
     assert left.chosen == (0, 1)
     assert left.channel_tokens == 15
     assert left.domain_tokens == {A: 1.5, B: 1}
@@ -310,12 +331,20 @@ queues = st.lists(st.tuples(st.integers(1, 50), st.sampled_from([ELSEWHERE, A, B
 amounts = st.one_of(st.just(INFINITE), st.integers(0, 400), st.floats(0, 400))
 
 
-@given(parcels=queues, channel=amounts, day=amounts, a=amounts, b=amounts)
+@given(
+    parcels=queues,
+    most=st.integers(0, 50),
+    channel=amounts,
+    day=amounts,
+    a=amounts,
+    b=amounts,
+)
 def test_admission_keeps_every_limit_and_the_order(
-    parcels: list[tuple[int, str]], channel: float, day: float, a: float, b: float
+    parcels: list[tuple[int, str]], most: int, channel: float, day: float, a: float, b: float
 ) -> None:
     given_ = {A: a, B: b}
-    result = admit(parcels, channel_tokens=channel, domain_tokens=given_, day_left=day)
+    result = admit(parcels, most=most, channel_tokens=channel, domain_tokens=given_, day_left=day)
+    assert len(result.chosen) <= most
     sizes = [parcels[index] for index in result.chosen]
     total = sum(recipients for recipients, _ in sizes)
     assert list(result.chosen) == sorted(set(result.chosen))
@@ -335,18 +364,18 @@ def test_admission_keeps_every_limit_and_the_order(
     assert all(parcels[index][1] for index in set(range(end)) - set(result.chosen))
 
 
-@given(parcels=queues, channel=amounts, day=amounts)
+@given(parcels=queues, most=st.integers(0, 50), channel=amounts, day=amounts)
 def test_admission_stops_no_sooner_than_it_must(
-    parcels: list[tuple[int, str]], channel: float, day: float
+    parcels: list[tuple[int, str]], most: int, channel: float, day: float
 ) -> None:
     """The next one that no domain holds back would be one too many."""
-    result = admit(parcels, channel_tokens=channel, domain_tokens={A: 0}, day_left=day)
+    result = admit(parcels, most=most, channel_tokens=channel, domain_tokens={A: 0}, day_left=day)
     waiting = [
         recipients
         for index, (recipients, domain) in enumerate(parcels)
         if index not in result.chosen and domain != A
     ]
-    if waiting:
+    if waiting and len(result.chosen) < most:
         assert waiting[0] > min(result.channel_tokens, result.day_left)
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from datetime import timedelta
+from itertools import batched
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from shared.names import NAMES
 from shared.rules.parcels import Parcel, State
 from shared.stores.control import PASSED
+from shared.stores.parcels import row_from
 from shared.stores.queues import PlanShard
-from tests.graph import people
+from shared.stores.table import Table, Write
+from shared.workflows.release import MOST_OUTSTANDING
+from tests.graph import Someone, people
 from tests.sending import Desk, alarms_of, campaign_text, change, in_one_shard, running_desk
 from tests.world import NAME
 
@@ -106,6 +112,23 @@ async def test_a_limited_domain_has_parcels_and_tokens_of_its_own(desk: Desk) ->
     assert sent == [[2, 5], [], [2], []]
     for call in desk.provider.calls:
         assert len({address.endswith("@gmail.com") for address in call.addresses}) == 1
+
+
+async def test_a_slow_domain_holds_up_nobody_else_however_many_wait_for_it(desk: Desk) -> None:
+    """More of them than may be outstanding, and their time ends first."""
+    there = [Someone(number=0, address="somebody@gmail.com")]
+    await desk.plan([*there, *people(3)[1:]], sending="max_per_domain_per_hour: {gmail.com: 12}")
+    (slow,) = [parcel for parcel in await desk.parcels() if parcel.domain]
+    sooner = slow.not_after - timedelta(hours=1)
+    copies = [
+        replace(slow, key=f"{slow.key[:-5]}{number:05d}", not_after=sooner)
+        for number in range(1, MOST_OUTSTANDING + 50)
+    ]
+    table = Table(desk.app.account.table(NAMES.tables.ledger))
+    for some in batched(copies, 99, strict=False):
+        await table.transact([Write("insert", row_from(copy)) for copy in some])
+    await desk.release()
+    assert sorted(message.shard for message in await desk.take()) == [0, 1, 2]
 
 
 # --- canaries -------------------------------------------------------------------------------------
