@@ -117,5 +117,5 @@ def count_silent(
 
 
 def _has_passed(newest: StorageTime | None, claimed_at: StorageTime) -> bool:
-    """Whether this call or a later one is known to have been delivered."""
+    """Whether a receipt of this call or of a later one has come."""
     return newest is not None and claimed_at <= newest

@@ -177,6 +177,7 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
         ids: the recipients' object ids, 16 bytes each; their order never changes.
         left_out, refused, delivered: one bit for each recipient, see `has_bit`. Left out are those
             whom no call was for; `refused` has bounces, too.
+        heard: a receipt of the last call has come, whatever it says.
         domain: the domain of all recipients, where the campaign limits it; else "".
         canary: goes out before the others of its touch and channel, and decides over them.
         seed: for the file's seed addresses: its ids are keyed hashes of these, and nobody's.
@@ -210,6 +211,7 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     left_out: bytes = b""
     refused: bytes = b""
     delivered: bytes = b""
+    heard: bool = False
     not_before: CampaignTime
     not_after: CampaignTime
     planned_from: StorageTime
@@ -274,10 +276,14 @@ def accept_by_receipt(parcel: Parcel) -> dict[str, Any] | None:
 
 
 def find_receipts_to(parcels: Iterable[Parcel]) -> dict[Channel, StorageTime]:
-    """When the newest call of each channel was claimed that is known to be delivered to anybody."""
+    """When the newest call of each channel was claimed that a receipt has come of.
+
+    Any receipt will do: mails that are put off or blocked show that the provider reports, as well
+    as those that arrive. Whether they do arrive is asked elsewhere.
+    """
     newest: dict[Channel, StorageTime] = {}
     for parcel in parcels:
-        if parcel.delivered and parcel.claimed_at:
+        if parcel.heard and parcel.claimed_at:
             known = newest.get(parcel.channel, parcel.claimed_at)
             newest[parcel.channel] = max(known, parcel.claimed_at)
     return newest

@@ -42,7 +42,7 @@ _NOT_IDS = (
 
 _COUNTED = (
     *("PartitionKey", "RowKey", "count", "state", "touch", "channel", "seed", "canary"),
-    *("left_out", "refused", "delivered", "claimed_at", "touched_at"),
+    *("left_out", "refused", "delivered", "heard", "claimed_at", "touched_at"),
 )
 """What pace, guards and alarms ask of parcels that have ended. Of text messages there are as many
 as people, and every property of a row takes time to read."""
@@ -512,6 +512,7 @@ def parcel_from(row: Row) -> Parcel:
         left_out=row.get("left_out") or b"",
         refused=row.get("refused") or b"",
         delivered=row.get("delivered") or b"",
+        heard=bool(row.get("heard")),
         not_before=CampaignTime(from_text(row["not_before"])),
         not_after=CampaignTime(from_text(row["not_after"])),
         planned_from=StorageTime(from_text(row["planned_from"])),

@@ -220,7 +220,20 @@ def _change(row: Parcel, receipts: ParcelReceipts) -> dict[str, Any] | None:
         known: bytes = getattr(row, name)
         if (marked := with_bits(known, indices)) != known:
             change[name] = marked
+    if not row.heard and _is_of_last_call(row, receipts):
+        change["heard"] = True
     return change or None
+
+
+def _is_of_last_call(row: Parcel, receipts: ParcelReceipts) -> bool:
+    """Whether any of these is of the call that the row has the time of.
+
+    A late one of the call before says nothing of what was called since. Where the provider has put
+    something else in the attempt's place, it is the last one's if the row was never sent again.
+    """
+    if receipts.attempts:
+        return row.attempt in receipts.attempts
+    return not row.resent
 
 
 def _note_oddities(message: ShardReceipts, rows: Mapping[str, Parcel]) -> None:

@@ -26,6 +26,7 @@ from shared.rules.parcels import (
     changes_table,
     cut_bits,
     decide_doubt,
+    find_receipts_to,
     fold,
     fold_seeds,
     group_recipients,
@@ -323,6 +324,24 @@ def test_a_fold_says_what_each_row_says_in_any_order(rows: list[Parcel], random:
     assert fold(rows) == expected
     random.shuffle(rows)
     assert fold(rows) == expected
+
+
+def test_receipts_have_come_as_far_as_the_newest_call_that_has_one_of_its_own() -> None:
+    def call(after: int, **more: Any) -> Parcel:
+        at = StorageTime(NOON + timedelta(hours=after))
+        return make_parcel(ANN, state=State.ACCEPTED, claimed_at=at, **more)
+
+    rows = [
+        call(1, heard=True, delivered=b"\1"),
+        call(2, heard=True),  # put off, and delivered to nobody
+        call(0, heard=True),
+        call(3),
+        call(4, doubt=True, resent=True, delivered=b"\1"),  # as its first call is told to be
+        call(5, channel="sms"),
+    ]
+    for some in (rows, rows[::-1]):
+        assert find_receipts_to(some) == {"email": rows[1].claimed_at}
+    assert find_receipts_to([]) == {}
 
 
 # bitmaps

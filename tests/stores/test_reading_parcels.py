@@ -12,7 +12,7 @@ from tests.stores.test_parcels import SHARD, planned
 
 COUNTED = (
     *("state", "touch", "channel", "seed", "canary", "count"),
-    *("left_out", "refused", "delivered", "claimed_at", "touched_at"),
+    *("left_out", "refused", "delivered", "heard", "claimed_at", "touched_at"),
 )
 
 
@@ -26,7 +26,13 @@ async def test_of_what_has_ended_release_reads_what_is_counted(
     states = (State.CLAIMED, State.AMBIGUOUS, State.ACCEPTED, State.REJECTED)
     for parcel, state in zip(await planned(ledger, rows), states, strict=False):
         await ledger.change(
-            parcel, state=state, attempt="one", claimed_at=now, delivered=b"\x02", refused=b"\x01"
+            parcel,
+            state=state,
+            attempt="one",
+            claimed_at=now,
+            heard=True,
+            delivered=b"\x02",
+            refused=b"\x01",
         )
     whole = {p.key: p async for p in ledger.scan(CAMPAIGN, SHARD, ids=False)}
     found = {p.key: p async for p in ledger.scan_recent(CAMPAIGN, SHARD)}

@@ -12,7 +12,7 @@ from typing import Any, override
 
 import pytest
 
-from shared.rules.parcels import State
+from shared.rules.parcels import Parcel, State
 from shared.workflows.look_back import LookBackWorkflow
 from tests.graph import Someone, people
 from tests.sending import Desk, campaign_text, change, running_desk
@@ -229,9 +229,28 @@ async def test_receipts_that_stay_away_are_told_of_once_an_hour(
         "ten minutes later": [],
         "an hour later": [32],
     }
-    called = await desk.parcels(State.ACCEPTED)
-    last = max(called, key=lambda parcel: parcel.claimed_at or desk.clock.storage_now())
-    await desk.report(last, delivered=[0])
+    await desk.report(await last_call(desk), delivered=[0])
     desk.clock.let_pass(hours=2)
     assert await silence(desk, caplog) == []
     assert len(parcels) == 16
+
+
+@pytest.mark.parametrize(
+    "receipt",
+    [{}, {"bounced": [(0, bytes(16))]}, {"opted_out": [0]}, {"delivered": [0]}],
+    ids=["on its way, put off, blocked or dropped", "bounced", "complained", "delivered"],
+)
+async def test_whatever_a_receipt_says_the_webhook_is_not_silent(
+    desk: Desk, caplog: pytest.LogCaptureFixture, receipt: dict[str, list[Any]]
+) -> None:
+    await desk.plan(people(32))
+    await desk.send_due()
+    await desk.report(await last_call(desk), **receipt)
+    desk.clock.let_pass(hours=3)
+    assert await silence(desk, caplog) == []
+
+
+async def last_call(desk: Desk) -> Parcel:
+    """The row whose call was accepted, and was claimed last."""
+    called = await desk.parcels(State.ACCEPTED)
+    return max(called, key=lambda parcel: parcel.claimed_at or desk.clock.storage_now())

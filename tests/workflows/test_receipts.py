@@ -42,7 +42,7 @@ from tests.sending import (
     running_desk,
 )
 from tests.stores.making import CAMPAIGN, make_parcel, person
-from tests.world import FORTNIGHT
+from tests.world import FORTNIGHT, NAME
 
 SHARD = 10
 OTHER = "alumni-2028"
@@ -205,6 +205,48 @@ async def test_a_receipt_of_any_attempt_proves_that_a_row_was_accepted(
     assert len(odd) == 1
     assert '"closed":2' in odd[0]
     assert '"rejected":1' in odd[0]
+
+
+CALLED_AGAIN = {"doubt": True, "resent": True}
+"""What a row says whose people were called once more, after a doubt."""
+
+
+@pytest.mark.invariant(1)
+@pytest.mark.parametrize("kind", [ACCEPTED, DELIVERED, BAD, OPTED_OUT, DROPPED])
+@pytest.mark.parametrize(
+    ("attempts", "changes", "heard"),
+    [
+        ([ATTEMPT], {}, True),
+        ([ATTEMPT], CALLED_AGAIN, True),
+        ([EARLIER, ATTEMPT], CALLED_AGAIN, True),
+        ([EARLIER], CALLED_AGAIN, False),
+        ([""], {}, True),  # SendGrid has put its own `attempt` there: there was one call only
+        ([""], CALLED_AGAIN, False),
+        ([EARLIER, ""], CALLED_AGAIN, False),
+    ],
+)
+@pytest.mark.parametrize("state", [State.CLAIMED, State.ACCEPTED])
+async def test_a_call_is_heard_of_by_its_own_receipts_whatever_they_say(
+    bench: Bench,
+    state: State,
+    attempts: Sequence[str],
+    changes: dict[str, Any],
+    heard: bool,
+    kind: EventKind,
+) -> None:
+    (row,) = await bench.put(parcel(state=state, **changes))
+    await bench.report(*(event(row, 3, kind, attempt) for attempt in attempts))
+    now = await bench.row(row)
+    assert (now.state, now.heard) == (State.ACCEPTED, heard)
+
+
+async def test_receipts_that_settle_nothing_cost_a_row_one_write(bench: Bench) -> None:
+    rows = await bench.put(*(parcel(number, state=State.ACCEPTED) for number in range(3)))
+    for index in range(5):
+        await bench.report(*(event(row, index, ACCEPTED) for row in rows))
+    assert len(bench.table.written) == 1  # the first ones, in one transaction
+    assert all(row.key in bench.table.written[0] for row in rows)
+    assert [(await bench.row(row)).heard for row in rows] == [True] * 3
 
 
 async def test_every_mark_is_made_and_what_lies_outside_of_a_row_is_counted(
@@ -547,6 +589,57 @@ async def test_receipts_that_come_before_the_answer_decide(desk: Desk, status: i
     assert (row.state, row.delivered, row.refused) == (State.ACCEPTED, b"\x01", b"\x02")
     await desk.send_due()
     assert len(desk.provider.calls) == 1
+
+
+@dataclass
+class Doubt:
+    """A call without a clear answer, and one of a minute later that was accepted."""
+
+    doubtful: Parcel
+    later: Parcel
+
+    @classmethod
+    async def of(cls, desk: Desk) -> Doubt:
+        await desk.plan(in_one_shard(2), parcel_size=1)
+        await desk.release()
+        first, second = await desk.take()
+        desk.provider.answers.append(lambda _: web.Response(status=500))
+        await desk.send(first)
+        desk.clock.let_pass(minutes=1)
+        await desk.send(second)
+        return cls(await desk.row(first), await desk.row(second))
+
+    async def decided(self, desk: Desk) -> tuple[State, str, bool]:
+        """What has become of the doubt two hours later: its state, the reason, and `resent`."""
+        desk.clock.let_pass(hours=2)
+        await desk.release()
+        row = await desk.app.stores.ledger.read(NAME, self.doubtful.shard, self.doubtful.key)
+        assert row is not None
+        return row.state, row.reason, row.resent
+
+
+@pytest.mark.invariant(1, 2)
+async def test_where_a_later_call_was_only_put_off_a_doubt_is_sent_once_more(desk: Desk) -> None:
+    """The provider reports, and says nothing of this one: that is enough to know."""
+    doubt = await Doubt.of(desk)
+    assert doubt.later.state is State.ACCEPTED
+    await settle(desk, told_of(desk.provider.calls[1], 0, ACCEPTED))
+    assert await doubt.decided(desk) == (State.PLANNED, "resend", True)
+
+
+@pytest.mark.invariant(1)
+async def test_a_late_receipt_of_a_first_call_says_nothing_of_calls_before_the_second(
+    desk: Desk,
+) -> None:
+    doubt = await Doubt.of(desk)
+    # The later call is a resend, and what comes is of the call before: of two hours ago, perhaps.
+    await change(desk, doubt.later, doubt=True, resent=True)
+    late = msgspec.structs.replace(told_of(desk.provider.calls[1], 0, DELIVERED), attempt=EARLIER)
+    await settle(desk, late)
+    assert await doubt.decided(desk) == (State.AMBIGUOUS, "no clear answer", False)
+
+    await settle(desk, told_of(desk.provider.calls[1], 0, ACCEPTED))
+    assert await doubt.decided(desk) == (State.PLANNED, "resend", True)
 
 
 def throttled(_: web.Request) -> web.Response:
