@@ -215,7 +215,7 @@ class PlanWorkflow:
         plan = _ShardPlan(standing, self._clock.campaign_now())
         for judged in self.judge(standing.campaign, sweep, facts, people):
             plan.add(judged, survivors.had.get(judged.account.id, NOTHING_HAD))
-        drafts = plan.drafts(shard, self._sender_maximum, controls)
+        drafts = plan.drafts(shard, self._sender_maximum, controls, survivors.canaries)
         if shard == SEED_SHARD:
             drafts += self._seed_drafts(standing, survivors.seeds_had)
         parcels = await self._write_outbox(run, drafts)
@@ -292,9 +292,15 @@ class PlanWorkflow:
                 recipients=sum(parcel.count for parcel in parcels),
             )
         still_open = (p for p in stays if p.state in OPEN and not p.final)
+        canaries: dict[tuple[str, Channel], int] = {}
+        for parcel in stays:
+            if parcel.canary and parcel.state is not State.CLOSED:
+                of = (parcel.touch, parcel.channel)
+                canaries[of] = canaries.get(of, 0) + parcel.count
         return _Survivors(
             had=fold(stays),
             seeds_had=fold_seeds(stays),
+            canaries=canaries,
             open_people={person for p in still_open if not p.seed for _, person in p.people()},
         )
 
@@ -512,10 +518,15 @@ class PlanWorkflow:
 
 @dataclass(frozen=True)
 class _Survivors:
-    """What take-back left: who has had what, and whose rows may still be sent."""
+    """What take-back left: who has had what, and whose rows may still be sent.
+
+    Attributes:
+        canaries: how many people stand in marked rows, by touch and channel.
+    """
 
     had: dict[bytes, Had]
     seeds_had: dict[str, Had]
+    canaries: dict[tuple[str, Channel], int]
     open_people: set[bytes]
 
 
@@ -625,10 +636,16 @@ class _ShardPlan:
         shard: int,
         sender_maximum: Mapping[Channel, int],
         controls: Mapping[Channel, ControlRow],
+        marked: Mapping[tuple[str, Channel], int],
     ) -> list[_Draft]:
         """The parcels: same channel, touch, times, language and limited domain, no address twice
         in one. Where a touch's canary has not passed, the first of its people go before the
-        others, in parcels that are marked."""
+        others, in parcels that are marked.
+
+        Args:
+            marked: how many of a canary have gone before already. Planning again takes no others
+                in addition: the canary would grow, and be waited for anew, with each night.
+        """
         sending, today = self._campaign.sending, self._now.astimezone(self._campaign.zone).date()
         canaries: dict[tuple[str, Channel], int] = {}
         drafts: list[_Draft] = []
@@ -644,6 +661,7 @@ class _ShardPlan:
             first = 0
             if sending.canary and control.canaries.get(touch) != PASSED:
                 share = canary_share(sending.canary.recipients, shard)
+                share = max(0, share - marked.get((touch, channel), 0))
                 first = min(canaries.setdefault((touch, channel), share), len(recipients))
                 canaries[touch, channel] -= first
             for some, canary in ((recipients[:first], True), (recipients[first:], False)):
