@@ -1,4 +1,4 @@
-"""`nudge pause | resume | plan`: what an administrator does to a campaign that runs."""
+"""`nudge pause | resume | plan | sweep`: what an administrator does to a campaign that runs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ def add_commands(commands: Any) -> None:
         parser.add_argument("--channel", choices=CHANNELS, help="this channel only; else all")
     plan = commands.add_parser("plan", help="plan the newest sweep again")
     plan.add_argument("campaign", nargs="?", help="this campaign only; else all")
-    plan.add_argument(
-        "--now", action="store_true", required=True, help="at once: there is no other time"
-    )
     plan.set_defaults(run=run_plan)
-    for parser in (pause, resume, plan):
+    sweep = commands.add_parser("sweep", help="read the directory, without waiting for the night")
+    sweep.set_defaults(run=run_sweep)
+    for parser in (plan, sweep):
+        parser.add_argument(
+            "--now", action="store_true", required=True, help="at once: there is no other time"
+        )
+    for parser in (pause, resume, plan, sweep):
         add_target(parser)
 
 
@@ -63,6 +66,24 @@ async def run_plan(given: argparse.Namespace) -> int:
         await app.close()
     answer(given, format_asked(asked), {"campaigns": asked})
     return 1 if asked and all(one.refused for one in asked.values()) else 0
+
+
+async def run_sweep(given: argparse.Namespace) -> int:
+    """Opens a sweep; the app reads, as at night. One that is under way goes on instead."""
+    app = open_target(given)
+    try:
+        opened = await app.sweeps.start()
+        head = await app.stores.sweeps.read_head()
+    finally:
+        await app.close()
+    if opened:
+        text = f"Sweep {opened.number} has begun. `nudge status` shows how far it is."
+    elif head.open:
+        text = f"Sweep {head.number} is under way already."
+    else:
+        text = "No campaign needs a sweep: each has ended, or has no file."
+    answer(given, text, {"sweep": head.number, "opened": bool(opened), "open": head.open})
+    return 0 if head.open else 1
 
 
 def format_asked(asked: Mapping[str, Asked]) -> str:

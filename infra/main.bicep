@@ -78,8 +78,12 @@ param runbookUrl string = 'docs/runbook.md'
 
 // --- names ---------------------------------------------------------------------------------------
 
-var token = uniqueString(subscription().id, environmentName, location)
-var suffix = 'mfa-nudge-${environmentName}'
+// Azure refuses other names of an app, long after the first resources are there.
+var installation = contains(environmentName, '_') || toLower(environmentName) != environmentName
+  ? fail('environmentName: ${environmentName} has a capital letter or an underscore. Use small letters, digits and dashes')
+  : environmentName
+var token = uniqueString(subscription().id, installation, location)
+var suffix = 'mfa-nudge-${installation}'
 var tags = { 'azd-env-name': environmentName, product: 'mfa-nudge' }
 
 var resourceNames resourceNamesType = {
@@ -231,22 +235,10 @@ module app 'modules/app.bicep' = {
       'Microsoft.ManagedIdentity/userAssignedIdentities',
       resourceNames.identity
     )
-    identityClientId: identity.outputs.clientId
     storageName: resourceNames.storage
-    vaultName: resourceNames.vault
-    telemetryConnectionString: monitoring.outputs.connectionString
     subnetId: network.?outputs.appSubnetId ?? ''
     zoneRedundant: zones
     scale: scale ?? {}
-    sweepSchedule: sweepSchedule
-    graphConfirm: graphConfirm
-    allowedSenders: allowedSenders
-    allowedLinkHosts: allowedLinkHosts
-    publicBaseUrl: !empty(publicBaseUrl) ? publicBaseUrl : 'https://${ownHost}'
-    sendgridWebhookPublicKey: sendgridWebhookPublicKey
-    sms: sms
-    statusSignIn: statusSignIn
-    administratorsGroupId: administratorsGroupId
   }
   // Roles and private addresses first: the app reads secrets and storage from its first second on.
   dependsOn: [roles]
@@ -260,6 +252,28 @@ module domain 'modules/domain.bicep' = if (customDomain != null) {
     customDomain: customDomain!
   }
   dependsOn: [app]
+}
+
+module settings 'modules/settings.bicep' = {
+  scope: group
+  params: {
+    appName: resourceNames.app
+    identityClientId: identity.outputs.clientId
+    storageName: resourceNames.storage
+    vaultName: resourceNames.vault
+    telemetryConnectionString: monitoring.outputs.connectionString
+    sweepSchedule: sweepSchedule
+    graphConfirm: graphConfirm
+    allowedSenders: allowedSenders
+    allowedLinkHosts: allowedLinkHosts
+    publicBaseUrl: !empty(publicBaseUrl) ? publicBaseUrl : 'https://${ownHost}'
+    sendgridWebhookPublicKey: sendgridWebhookPublicKey
+    sms: sms
+    statusSignIn: statusSignIn
+    administratorsGroupId: administratorsGroupId
+  }
+  // The domain first: should its certificate not come about, links go on leading where they did.
+  dependsOn: [app, domain, vault]
 }
 
 module alerts 'modules/alerts.bicep' = {

@@ -3,6 +3,8 @@
 // is still missing. Lists are written with commas, objects as JSON.
 using 'main.bicep'
 
+import { listOf } from 'types.bicep'
+
 var hostName = readEnvironmentVariable('CUSTOM_DOMAIN', '')
 var smsFrom = readEnvironmentVariable('TWILIO_FROM', '')
 var budgetStart = readEnvironmentVariable('BUDGET_START', '')
@@ -14,19 +16,16 @@ param location = readEnvironmentVariable('AZURE_LOCATION', 'eastasia')
 
 // Outside of the campaign file on purpose: whoever edits that one must not be able to write to
 // everybody as somebody else, or lead them elsewhere.
-param allowedSenders = map(split(readEnvironmentVariable('ALLOWED_SENDERS'), ','), one => trim(one))
-param allowedLinkHosts = map(
-  split(readEnvironmentVariable('ALLOWED_LINK_HOSTS'), ','),
-  one => trim(one)
-)
+param allowedSenders = listOf(readEnvironmentVariable('ALLOWED_SENDERS'))
+param allowedLinkHosts = listOf(readEnvironmentVariable('ALLOWED_LINK_HOSTS'))
 
-param alertEmails = map(split(readEnvironmentVariable('ALERT_EMAILS'), ','), one => trim(one))
+param alertEmails = listOf(readEnvironmentVariable('ALERT_EMAILS'))
 param administratorsGroupId = readEnvironmentVariable('ADMINISTRATORS_GROUP_ID', '')
 
-// First CUSTOM_DOMAIN_STAGE=bind, once DNS points to the app; then secure, for good.
+// CUSTOM_DOMAIN_STAGE=bind for one deployment, once DNS points to the app; then never again.
 param customDomain = empty(hostName)
   ? null
-  : { hostName: hostName, stage: readEnvironmentVariable('CUSTOM_DOMAIN_STAGE', 'bind') }
+  : { hostName: hostName, stage: readEnvironmentVariable('CUSTOM_DOMAIN_STAGE', 'secure') }
 param publicBaseUrl = readEnvironmentVariable('PUBLIC_BASE_URL', '')
 
 // UTC. 20:00 is 04:00 in Hong Kong; 350,000 accounts take twelve minutes.

@@ -179,7 +179,7 @@ main() {
     changed=yes
   done
   if [[ $changed ]]; then
-    echo "A running app takes them at its next start: az functionapp restart"
+    echo "A running app takes them within a day, or at once: docs/runbook.md, After a secret has changed"
   else
     echo "Nothing to do."
   fi

@@ -180,7 +180,7 @@ check_secrets() {
     unresolved=$(tr '\t' ' ' <<<"$answer" | paste -s -d , -)
     wrong="not every secret is there: ${unresolved//,/, }."
     [[ $unresolved != *SecretNotFound* ]] || by_hand=1
-    fix="run infra/set-secrets.sh, then restart: az functionapp restart -g $group -n $app"
+    fix="run infra/set-secrets.sh; then docs/runbook.md, After a secret has changed."
   fi
 }
 

@@ -109,3 +109,8 @@ type resourceNamesType = {
   @description('Action group.')
   actionGroup: string
 }
+
+@export()
+@description('The items of a list that is written with commas, without blanks and empty ones.')
+func listOf(text string) string[] =>
+  filter(map(split(text, ','), one => trim(one)), one => !empty(one))

@@ -5,7 +5,7 @@
 | `heartbeat` | | 1 for every run of `release_due`, however it ended |
 | `runs` | `function`, `outcome`: `ok` or `failed` | 1 for every invocation |
 | `queue_length` | `queue` | messages of each queue and poison queue, as of a minute's tick |
-| `alarms` | `alarm`, `campaign` where it is about one | 1 for every alarm |
+| `alarms` | `alarm`; `about`: campaign, touch, channel, queue; `campaign` | 1 for every alarm |
 | `refused` | `service`: `graph`, `sendgrid`, `twilio`; `status`: 401, 403 | 1 for such an answer |
 | `parcels` | `campaign`, `channel`, `outcome` | 1 for every call that ended, see `PARCELS` |
 | `recipients` | `campaign`, `touch`, `channel` | people whose parcel was accepted |

@@ -301,8 +301,9 @@ _APP_ROLES = {
 """Of the app's identity, and on what (infra/modules/roles.bicep)."""
 
 _MAKES = "Contributor"
-_ASSIGNS = ("User Access Administrator", "Role Based Access Control Administrator")
-_KNOWN_TO_DO_NEITHER = frozenset({"Reader"})
+_ASSIGNS = "User Access Administrator"
+"""Assigns roles and puts locks; Role Based Access Control Administrator does the first alone."""
+_KNOWN_TO_DO_NEITHER = frozenset({"Reader", "Role Based Access Control Administrator"})
 
 
 async def examine_roles(subject: Subject) -> list[Row]:
@@ -363,24 +364,23 @@ async def examine_deployer() -> list[Row]:
     given = await _list_assignments(
         *("--assignee", user, "--include-groups", "--include-inherited", "--scope", scope)
     )
-    assigns = any(role in given for role in _ASSIGNS)
-    if "Owner" in given or (_MAKES in given and assigns):
-        return [ok(what, "you may make resources in this subscription, and assign roles")]
+    if "Owner" in given or {_MAKES, _ASSIGNS} <= given.keys():
+        return [ok(what, "you may make resources in this subscription, assign roles and put locks")]
     told = ", ".join(sorted(given)) or "none"
-    if given.keys() - {_MAKES, *_ASSIGNS, *_KNOWN_TO_DO_NEITHER}:
+    if given.keys() - {_MAKES, _ASSIGNS, *_KNOWN_TO_DO_NEITHER}:
         return [
             unchecked(
                 what,
                 f"whether your roles there ({told}) let you assign roles cannot be told from here",
-                f"If the deployment says AuthorizationFailed, ask for {_MAKES} and {_ASSIGNS[1]}.",
+                f"If the deployment says AuthorizationFailed, ask for {_MAKES} and {_ASSIGNS}.",
             )
         ]
     return [
         missing(
             what,
-            f"your roles in this subscription ({told}) let you not make resources and assign roles",
-            f"Ask for Owner, or for {_MAKES} and {_ASSIGNS[1]}; or have somebody deploy who has "
-            "them.",
+            f"your roles in this subscription ({told}) do not let you make resources, assign roles "
+            "and put locks",
+            f"Ask for Owner, or for {_MAKES} and {_ASSIGNS}; or have somebody deploy who has them.",
         )
     ]
 

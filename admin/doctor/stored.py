@@ -285,9 +285,7 @@ def examine_sweeps(stored: Stored, now: CampaignTime) -> list[Row]:
             missing(
                 what,
                 f"none has been committed yet{reason}",
-                "Run the function `sweep_start`, or wait for SWEEP_SCHEDULE."
-                if not reason
-                else fix,
+                "`nudge sweep --now`, or wait for SWEEP_SCHEDULE." if not reason else fix,
             )
         ]
     age = now - committed.seen_at

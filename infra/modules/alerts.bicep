@@ -52,7 +52,7 @@ type ruleType = {
   above: int
 
   @description('Required. How far back it looks.')
-  window: 'PT15M' | 'PT30M' | 'PT1H'
+  window: 'PT30M' | 'PT1H'
 
   @description('Required. Whether it ends by itself when its cause does.')
   endsByItself: bool
@@ -74,7 +74,7 @@ func sumOfAlarms(metric string, alarms string[]) string =>
   sumOf(
     metric,
     '| where tostring(Properties.alarm) in (${join(map(alarms, alarm => '"${alarm}"'), ', ')})',
-    'Alarm = tostring(Properties.alarm), Campaign = tostring(Properties.campaign)'
+    'Alarm = tostring(Properties.alarm), About = iff(isempty(tostring(Properties.about)), "-", tostring(Properties.about))'
   )
 
 var alarmRules = [
@@ -159,8 +159,56 @@ var metricRules = [
     )
     dimensions: ['Service', 'Status']
     above: 0
-    window: 'PT15M'
+    window: 'PT1H'
     endsByItself: false
+  }
+  {
+    key: 'release-fails'
+    title: 'Release fails at every tick'
+    meaning: 'What hands out mails fails each minute: a setting, a secret or storage.'
+    severity: 1
+    query: sumOf(
+      names.metrics.runs,
+      '| where tostring(Properties.outcome) == "failed" and tostring(Properties.function) == "release_due"',
+      'Function = tostring(Properties.function)'
+    )
+    above: 5
+    window: 'PT30M'
+    endsByItself: true
+  }
+  {
+    key: 'housekeeping-fails'
+    title: 'What runs seldom has failed'
+    meaning: 'Housekeeping, which deletes contact data, or the start of a sweep failed.'
+    severity: 2
+    query: sumOf(
+      names.metrics.runs,
+      '| where tostring(Properties.outcome) == "failed" and tostring(Properties.function) in ("housekeeping", "sweep_start")',
+      'Function = tostring(Properties.function)'
+    )
+    dimensions: ['Function']
+    above: 0
+    window: 'PT1H'
+    endsByItself: false
+  }
+  {
+    key: 'dead-messages-wait'
+    title: 'Nobody looks after messages that died'
+    meaning: 'Messages lie on a poison queue, which the app empties within seconds while it runs.'
+    severity: 1
+    query: join(
+      [
+        'AppMetrics'
+        '| where Name == "${names.metrics.queueLength}"'
+        '| where tostring(Properties.queue) endswith "-poison"'
+        '| summarize Value = min(Max) by Queue = tostring(Properties.queue)'
+      ],
+      '\n'
+    )
+    dimensions: ['Queue']
+    above: 0
+    window: 'PT30M'
+    endsByItself: true
   }
   {
     key: 'functions-fail'
@@ -186,9 +234,9 @@ var rules ruleType[] = concat(
     meaning: rule.meaning
     severity: rule.severity
     query: sumOfAlarms(names.metrics.alarms, rule.alarms)
-    dimensions: ['Alarm', 'Campaign']
+    dimensions: ['Alarm', 'About']
     above: 0
-    window: 'PT15M'
+    window: 'PT1H'
     endsByItself: false
   }),
   metricRules
@@ -281,7 +329,8 @@ resource alerts 'Microsoft.Insights/scheduledQueryRules@2026-03-01' = [
         ]
       }
       autoMitigate: rule.endsByItself
-      // What needs a person is told once an hour, for as long as it is raised.
+      // What needs a person is told once an hour, for as long as it is raised. No longer than the
+      // window, so that what is raised meanwhile is told when the silence ends.
       muteActionsDuration: rule.endsByItself ? null : 'PT1H'
       skipQueryValidation: true
       actions: { actionGroups: [actionGroup.id] }

@@ -63,6 +63,9 @@ resource network 'Microsoft.Network/virtualNetworks@2026-03-01' = {
         name: appSubnetName
         properties: {
           addressPrefix: cidrSubnet(addressPrefix, subnetBits, 0)
+          // Graph and the providers are on the Internet. Where a policy wants a NAT gateway or a
+          // firewall for that, add it to this subnet.
+          defaultOutboundAccess: true
           delegations: [
             {
               name: 'flex'

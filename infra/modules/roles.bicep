@@ -33,6 +33,7 @@ var roles = {
   secretsUser: '4633458b-17de-408a-b874-0445c86b69e6'
   secretsOfficer: 'b86a8fe4-44ce-4948-aee5-eccb2c155cd7'
   logReader: '73c42c96-874c-492b-b04d-ab87d138a893'
+  reader: 'acdd72a7-3385-48ef-bd42-f606fba81ae7'
 }
 
 resource storage 'Microsoft.Storage/storageAccounts@2026-06-01' existing = {
@@ -168,6 +169,19 @@ resource administratorsOnLogs 'Microsoft.Authorization/roleAssignments@2022-04-0
     roleDefinitionId: subscriptionResourceId(
       'Microsoft.Authorization/roleDefinitions',
       roles.logReader
+    )
+  }
+}
+
+// The workbook, alerts and deployments are resources of the group.
+resource administratorsOnGroup 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(administratorsGroupId)) {
+  name: guid(resourceGroup().id, administratorsGroupId, roles.reader)
+  properties: {
+    principalId: administratorsGroupId
+    principalType: 'Group'
+    roleDefinitionId: subscriptionResourceId(
+      'Microsoft.Authorization/roleDefinitions',
+      roles.reader
     )
   }
 }

@@ -7,6 +7,7 @@ in the text as JSON, and the plain ones beside it: Application Insights has them
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -47,7 +48,12 @@ def raise_alarm(alarm: Alarm, **fields: object) -> None:
     """Something that a person should look at."""
     _log.error("ALARM %s %s", alarm, _as_json(fields), extra=_as_properties("alarm", alarm, fields))
     about = {"campaign": str(fields["campaign"])} if "campaign" in fields else {}
-    ALARMS.add(1, alarm=alarm, **about)
+    ALARMS.add(1, alarm=alarm, about=" ".join(_what_it_is_about(fields)), **about)
+
+
+def _what_it_is_about(fields: dict[str, object]) -> Iterator[str]:
+    """So that an alert which has told of one is not silent about the other."""
+    return (str(fields[key]) for key in ("campaign", "touch", "channel", "queue") if key in fields)
 
 
 def _as_json(fields: dict[str, object]) -> str:

@@ -64,7 +64,7 @@ class ReplanWorkflow:
         if sweep is None:
             raise SetupFault(
                 "No sweep has been committed yet: there is nothing to plan from.",
-                "Run the function `sweep_start`, or wait for its timer, SWEEP_SCHEDULE.",
+                "`nudge sweep --now`, or wait for its timer, SWEEP_SCHEDULE.",
             )
         return {standing.name: await self._ask(standing, sweep) for standing in standings}
 

@@ -259,7 +259,7 @@ async def test_zones(
     [
         (["Owner"], "ok"),
         (["Contributor", "User Access Administrator"], "ok"),
-        (["Contributor", "Role Based Access Control Administrator", "Reader"], "ok"),
+        (["Contributor", "Role Based Access Control Administrator", "Reader"], "missing"),
         (["Contributor"], "missing"),
         (["User Access Administrator"], "missing"),
         (["Reader"], "missing"),

@@ -61,7 +61,7 @@ METRICS: dict[str, set[str]] = {
     NAMES.metrics.heartbeat: set(),
     NAMES.metrics.runs: {"function", "outcome"},
     NAMES.metrics.queue_length: {"queue"},
-    NAMES.metrics.alarms: {"alarm", "campaign"},
+    NAMES.metrics.alarms: {"alarm", "about", "campaign"},
     NAMES.metrics.refused: {"service", "status"},
     NAMES.metrics.parcels: {"campaign", "channel", "outcome"},
     NAMES.metrics.recipients: {"campaign", "touch", "channel"},

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+
+from shared.names import NAMES, poison_of
 
 PARAMS: Final = Path(__file__).parent / "params"
 SNAPSHOTS: Final = ("minimal", "private", "full")
@@ -33,6 +35,7 @@ HOST_SETTINGS: Final = {
     "APPLICATIONINSIGHTS_CONNECTION_STRING",  # host and telemetry: where to
     "APPLICATIONINSIGHTS_AUTHENTICATION_STRING",  # host: as whom
     "AzureWebJobsDisableHomepage",  # host: no page of Microsoft's at the root
+    "PYTHON_ENABLE_OPENTELEMETRY",  # host and worker: the code exports by itself
     *SIGN_IN_SETTINGS,
 }
 """Read by the Functions host or by App Service, not by the code; each with who reads it."""
@@ -48,13 +51,18 @@ _DENIED = re.compile(
     "WEBSITE_SKIP_CONTENTSHARE_VALIDATION|WEBSITE_VNET_ROUTE_ALL|WEBSITE_DNS_SERVER|"
     "WEBSITE_MAX_DYNAMIC_APPLICATION_SCALE_OUT|WEBSITE_MOUNT_ENABLED|AzureWebJobsDashboard|"
     "AzureWebJobsStorage|AzureWebJobsStorage__(accountName|managedIdentityResourceId)|"
-    "WEBSITE_TIME_ZONE|TZ|WEBSITE_LOAD_CERTIFICATES"
+    "WEBSITE_TIME_ZONE|TZ|WEBSITE_LOAD_CERTIFICATES|"
+    # A second exporter, set up while functions are indexed, for every logger and without identity.
+    "PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY"
 )
 
 # --- roles ---------------------------------------------------------------------------------------
 
 _STORAGE = "Microsoft.Storage/storageAccounts"
 _BLOB_CONTAINER = f"{_STORAGE}/blobServices/containers"
+QUEUE: Final = f"{_STORAGE}/queueServices/queues"
+TABLE: Final = f"{_STORAGE}/tableServices/tables"
+PACKAGE_CONTAINER: Final = "app-package"
 
 APP_ROLES: Final = {
     ("Storage Blob Data Owner", _STORAGE): "the host makes containers for its locks and keys",
@@ -70,7 +78,8 @@ ADMINISTRATOR_ROLES: Final = {
     ("Storage Blob Data Contributor", f"{_BLOB_CONTAINER}/config-versions"): "a save is a version",
     ("Storage Blob Data Reader", f"{_BLOB_CONTAINER}/pages"): "`nudge person` judges by the sweep",
     ("Key Vault Secrets Officer", "Microsoft.KeyVault/vaults"): "puts and rotates secrets",
-    ("Log Analytics Reader", "Microsoft.OperationalInsights/workspaces"): "logs and the workbook",
+    ("Log Analytics Reader", "Microsoft.OperationalInsights/workspaces"): "logs and metrics",
+    ("Reader", "the resource group"): "the workbook, alerts, what is deployed",
 }
 """All that is assigned, by role and scope, with the reason. Nothing else may be."""
 
@@ -84,6 +93,7 @@ _ROLE_NAMES = {
     "4633458b-17de-408a-b874-0445c86b69e6": "Key Vault Secrets User",
     "b86a8fe4-44ce-4948-aee5-eccb2c155cd7": "Key Vault Secrets Officer",
     "73c42c96-874c-492b-b04d-ab87d138a893": "Log Analytics Reader",
+    "acdd72a7-3385-48ef-bd42-f606fba81ae7": "Reader",
 }
 
 # --- enums ---------------------------------------------------------------------------------------
@@ -148,7 +158,10 @@ _ENUMS: Final[Mapping[str, Mapping[str, Set[object]]]] = {
 """Values that Azure knows and we mean. The compiler takes any other, too."""
 
 _MUST_BE: Final[Mapping[str, Mapping[str, object]]] = {
-    "Microsoft.Web/sites": {"properties.httpsOnly": True},
+    "Microsoft.Web/sites": {
+        "properties.httpsOnly": True,
+        "properties.siteScopedCertificatesEnabled": True,
+    },
     _STORAGE: {
         "properties.allowSharedKeyAccess": False,
         "properties.allowBlobPublicAccess": False,
@@ -226,6 +239,45 @@ def settings_mistakes(snapshot: Snapshot, read: Set[str], *, sms: bool) -> Itera
             yield f"{name} is no string"
 
 
+def binding_mistakes(snapshot: Snapshot, bindings: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Settings that the host looks up for a binding: `%SETTING%`, and those of its connection.
+
+    Args:
+        bindings: the settings of each, under the host's names.
+    """
+    given = snapshot.settings
+    for binding in bindings:
+        for value in binding.values():
+            for name in re.findall(r"%(\w+)%", str(value)):
+                if name not in given:
+                    yield f"%{name}% is in a binding, and not set"
+        if connection := binding.get("connection"):
+            for part in ("blobServiceUri", "queueServiceUri", "tableServiceUri", "clientId"):
+                if not given.get(f"{connection}__{part}"):
+                    yield f"{connection}__{part} is not set"
+            if given.get(f"{connection}__credential") != "managedidentity":
+                yield f"{connection} is not opened by the identity"
+        if (queue := binding.get("queueName")) and queue not in snapshot.names(QUEUE):
+            yield f"{queue} is listened to, and does not exist"
+
+
+def name_mistakes(snapshot: Snapshot) -> Iterator[str]:
+    """Queues, tables and containers: all that the code names, and the package's, and no other."""
+    queues = _values(NAMES.queues)
+    for kind, wanted in (
+        (QUEUE, queues | set(map(poison_of, queues))),
+        (TABLE, _values(NAMES.tables)),
+        (_BLOB_CONTAINER, _values(NAMES.containers) | {PACKAGE_CONTAINER}),
+    ):
+        found = snapshot.names(kind)
+        yield from (f"{name} is named by the code, and is no {kind}" for name in wanted - found)
+        yield from (f"{name} is a {kind} that the code does not name" for name in found - wanted)
+
+
+def _values(names: msgspec.Struct) -> set[str]:
+    return set(msgspec.structs.astuple(names))
+
+
 def secret_mistakes(snapshot: Snapshot) -> Iterator[str]:
     """Secrets, keys and connection strings, wherever they stand."""
     for resource in snapshot.resources:
@@ -265,6 +317,8 @@ def _assignment(resource: Resource) -> tuple[str, str, str]:
     properties = resource["properties"]
     role = properties["roleDefinitionId"].rpartition("/")[2]
     scope, _, _ = resource["id"].partition("/providers/Microsoft.Authorization/roleAssignments/")
+    if "/providers/" not in scope:
+        return properties["principalType"], _ROLE_NAMES.get(role, role), "the resource group"
     _, _, scope = scope.rpartition("/providers/")
     provider, *rest = scope.split("/")
     kind = "/".join([provider, *rest[::2]])
@@ -283,7 +337,7 @@ def value_mistakes(snapshot: Snapshot) -> Iterator[str]:
             found = list(_at(resource, path.split(".")))
             if found != [must_be]:
                 yield f"{resource['name']}: {path} is {found}, not {must_be!r}"
-    for kind in (f"{_STORAGE}/queueServices/queues", _BLOB_CONTAINER):
+    for kind in (QUEUE, _BLOB_CONTAINER):
         for name in snapshot.names(kind):
             if not _QUEUE_NAME.fullmatch(name) or not 3 <= len(name) <= 63:
                 yield f"{name!r} is no name of a queue or container"
@@ -331,8 +385,8 @@ def rule_mistakes(snapshot: Snapshot) -> Iterator[str]:
         muted = properties.get("muteActionsDuration")
         if bool(muted) == bool(properties["autoMitigate"]):
             yield f"{name}: either it ends by itself, or it is muted for a while"
-        if muted and _minutes(muted) < _minutes(every):
-            yield f"{name} is muted for less than until its next look"
+        if muted and not _minutes(every) <= _minutes(muted) <= _minutes(window):
+            yield f"{name} is muted for {muted}: what is raised meanwhile is never told"
 
 
 def _minutes(period: str) -> int:

@@ -250,6 +250,7 @@ def test_a_wrong_parameter_is_told_with_what_can_be_chosen(
     ("good", "bad", "words"),
     [
         ("'eastasia'", "'westus'", "no zones in westus. Choose one of australiaeast,"),
+        ("'test'", "'Test_1'", "Test_1 has a capital letter or an underscore. Use small letters"),
         ("10.80.0.0/26", "10.80.0.0/27", "10.80.0.0/27 has too few addresses. Choose a free range"),
     ],
 )

@@ -7,25 +7,28 @@ proves that they are fresh. Each look is shown a planted mistake, and finds it.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from local.worker import LoadedApp, load_app
-from shared.names import NAMES, poison_of
+from shared.names import NAMES
 from shared.settings import SettingsProblem, read_settings
 from tests.infra.template import (
     ADMINISTRATOR_ROLES,
     APP_ROLES,
     DEFAULT_SERVES,
     LOCAL_SETTINGS,
+    PACKAGE_CONTAINER,
+    QUEUE,
     SNAPSHOTS,
+    TABLE,
     Resource,
     Snapshot,
+    binding_mistakes,
+    name_mistakes,
     network_mistakes,
     read_snapshot,
     role_mistakes,
@@ -36,7 +39,6 @@ from tests.infra.template import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE_CONTAINER = "app-package"
 
 every_snapshot = pytest.mark.parametrize("name", SNAPSHOTS)
 
@@ -84,26 +86,15 @@ def test_every_setting_that_the_code_reads_is_set_and_no_other(name: str) -> Non
     assert list(found) == []
 
 
+def bindings_of(app: LoadedApp) -> list[dict[str, Any]]:
+    return [dict(one.settings) for function in app.functions.values() for one in function.bindings]
+
+
 @every_snapshot
-async def test_every_setting_of_a_binding_is_set(name: str, app: LoadedApp) -> None:
-    settings = read_snapshot(name).settings
-    bindings = [one for function in app.functions.values() for one in function.bindings]
-    wanted = {
-        found
-        for binding in bindings
-        for value in binding.settings.values()
-        for found in re.findall(r"%(\w+)%", str(value))
-    }
-    assert wanted == {"SWEEP_SCHEDULE"}
-    assert wanted <= settings.keys()
-    connections = {one.settings["connection"] for one in bindings if "connection" in one.settings}
-    assert connections == {"AzureWebJobsStorage"}
-    for connection in connections:
-        assert {f"{connection}__{kind}ServiceUri" for kind in ("blob", "queue", "table")} <= (
-            settings.keys()
-        )
-        assert settings[f"{connection}__credential"] == "managedidentity"
-        assert settings[f"{connection}__clientId"]
+async def test_what_the_host_looks_up_for_a_binding_is_set(name: str, app: LoadedApp) -> None:
+    bindings = bindings_of(app)
+    assert {"schedule": "%SWEEP_SCHEDULE%"}.items() <= bindings[0].items()
+    assert list(binding_mistakes(read_snapshot(name), bindings)) == []
 
 
 def test_links_lead_to_the_own_domain_only_once_it_has_a_certificate() -> None:
@@ -115,26 +106,8 @@ def test_links_lead_to_the_own_domain_only_once_it_has_a_certificate() -> None:
 
 
 @every_snapshot
-async def test_every_queue_table_and_container_of_the_code_exists(
-    name: str, app: LoadedApp
-) -> None:
-    snapshot = read_snapshot(name)
-    storage = "Microsoft.Storage/storageAccounts"
-    queues = set(msgspec.structs.asdict(NAMES.queues).values())
-    assert snapshot.names(f"{storage}/queueServices/queues") == queues | set(map(poison_of, queues))
-    assert snapshot.names(f"{storage}/tableServices/tables") == set(
-        msgspec.structs.asdict(NAMES.tables).values()
-    )
-    assert snapshot.names(f"{storage}/blobServices/containers") == {
-        PACKAGE_CONTAINER,
-        *msgspec.structs.asdict(NAMES.containers).values(),
-    }
-    listened = {
-        function.trigger.settings["queueName"]
-        for function in app.functions.values()
-        if function.trigger.type == "queueTrigger"
-    }
-    assert listened == snapshot.names(f"{storage}/queueServices/queues")
+def test_every_queue_table_and_container_of_the_code_exists(name: str) -> None:
+    assert list(name_mistakes(read_snapshot(name))) == []
 
 
 @every_snapshot
@@ -281,6 +254,34 @@ def test_a_planted_mistake_of_the_settings_is_found(change: Change, words: str) 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (_setting("SWEEP_SCHEDULE", None), "%SWEEP_SCHEDULE% is in a binding, and not set"),
+        (_setting("AzureWebJobsStorage__queueServiceUri", None), "queueServiceUri is not set"),
+        (_setting("AzureWebJobsStorage__credential", "none"), "is not opened by the identity"),
+        (_set(QUEUE, "name", "x/default/elsewhere"), "is listened to, and does not exist"),
+    ],
+)
+async def test_a_planted_mistake_of_a_binding_is_found(
+    change: Change, words: str, app: LoadedApp
+) -> None:
+    assert any(words in one for one in binding_mistakes(planted(change), bindings_of(app)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_drop(QUEUE), "is named by the code, and is no"),
+        (_drop(TABLE), "is named by the code, and is no"),
+        (_drop(f"{STORAGE}/blobServices/containers"), "is named by the code, and is no"),
+        (_set(TABLE, "name", "x/default/ledgers"), "ledgers is a"),
+    ],
+)
+def test_a_planted_mistake_of_a_name_is_found(change: Change, words: str) -> None:
+    assert any(words in one for one in name_mistakes(planted(change)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
         (_setting("SENDGRID_API_KEY", "SG." + 22 * "x"), "has SG."),
         (_setting("LINK_KEYS", "verysecret"), "LINK_KEYS is no reference"),
         (
@@ -324,7 +325,7 @@ def test_a_planted_role_is_found(change: Change, words: str) -> None:
         (_set(STORAGE, "properties.allowSharedKeyAccess", True), "allowSharedKeyAccess"),
         (_set(STORAGE, "properties.minimumTlsVersion", "TLS1_0"), "TLS1_0"),
         (_set(f"{STORAGE}/blobServices", "properties.isVersioningEnabled", False), "Versioning"),
-        (_set(f"{STORAGE}/queueServices/queues", "name", "x/default/Bad_Queue"), "'Bad_Queue'"),
+        (_set(QUEUE, "name", "x/default/Bad_Queue"), "'Bad_Queue'"),
         (_set(RULE, "properties.evaluationFrequency", "PT7M"), "PT7M"),
         (_set(RULE, "properties.severity", 9), "severity is 9"),
         (_set(RULE, "properties.criteria.allOf.0.operator", "Less"), "'Less'"),

@@ -21,6 +21,7 @@ from tests.world import EXAMPLE, KEY
         (("pause",), "campaign"),
         (("pause", "hku-alumni-2027", "--channel", "fax"), "invalid choice: 'fax'"),
         (("plan",), "--now"),
+        (("sweep",), "--now"),
         (("person",), "id"),
     ],
 )

@@ -39,7 +39,7 @@ async def test_planning_again_needs_a_sweep_and_says_what_it_asks_for(world: Wor
     code, out, error = await run_nudge("plan", "--now", "--json", **world.environment)
     assert (code, out) == (1, "")
     assert "No sweep has been committed yet" in error
-    assert "Fix: Run the function `sweep_start`" in error
+    assert "Fix: `nudge sweep --now`" in error
 
     await world.sweep()
     asked = {"sweep": 1, "version": 1, "asked": 16, "under_way": 0, "refused": ""}
@@ -55,6 +55,22 @@ async def test_planning_again_needs_a_sweep_and_says_what_it_asks_for(world: Wor
     await world.app.account.container("config").delete_blob("alumni.yaml")
     code, out, error = await run_nudge("plan", "--now", **world.environment)
     assert (code, out, error) == (1, f"{NAME}: not planned, it has no file.\n", "")
+
+
+async def test_a_sweep_begins_without_waiting_for_the_night(world: World) -> None:
+    code, out, error = await run_nudge("sweep", "--now", **world.environment)
+    assert (code, error) == (1, "")
+    assert out == "No campaign needs a sweep: each has ended, or has no file.\n"
+
+    await world.write_campaign()
+    begun = "Sweep 1 has begun. `nudge status` shows how far it is.\n"
+    assert await nudge(world, "sweep", "--now") == begun
+    assert await nudge(world, "sweep", "--now") == "Sweep 1 is under way already.\n"
+    assert await world.run_queues() > 0
+    sweep = await world.app.stores.sweeps.read_committed()
+    assert sweep
+    assert sweep.number == 1
+    assert await nudge_json(world, "sweep", "--now") == {"sweep": 2, "opened": True, "open": True}
 
 
 async def test_one_person_by_id_and_by_name(world: World) -> None:
