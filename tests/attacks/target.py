@@ -50,6 +50,7 @@ SETTINGS = {
     "TWILIO_ACCOUNT_SID": f"AC{'0' * 32}",
     "TWILIO_AUTH_TOKEN": STATUS_TOKEN,
     "TWILIO_FROM": "HKU",
+    "STATUS_SIGN_IN": "entra",
 }
 PUBLIC = "https://mfa.its.hku.hk"
 CALLBACK = f"{PUBLIC}/callbacks/twilio"
