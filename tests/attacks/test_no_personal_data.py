@@ -2,9 +2,10 @@
 
 Mails and texts go out and come back as bounced, refused, reported or unanswered; people opt out and
 report through their links; a message dies; a channel pauses. Then everything is searched for
-everybody in the directory: the log (which holds the metrics, too), the tables, all that was ever on
-a queue, the names of blobs, and the addresses that were asked for. And somebody is put into each of
-these places, to see that they are found there.
+everybody in the directory: the log, the tables, all that was ever on a queue, the names of blobs,
+and the addresses that were asked for. And somebody is put into each of these places, to see that
+they are found there. Metrics and spans do not pass by the log: what is exported of them is looked
+through in tests/functions/test_telemetry_export.py.
 """
 
 from __future__ import annotations
