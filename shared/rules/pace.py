@@ -1,6 +1,7 @@
 """The pace: how many recipients may be written to by when, so that providers and the servers of
 the mail's readers go along with it.
 
+    find_idle_days ─► day_limit   the days that let a limit grow, and the limit of a day
     day_limit ─► parcel_size      at planning: how much one call may carry
     refill ─► admit               at release: which parcels may go now
     canary_share ─► judge_canary  the few who go first, and whether the others may follow
@@ -14,7 +15,7 @@ the domains that a file names have tokens of their own. All limits count recipie
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -22,12 +23,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from shared.clock import CampaignTime, StorageTime
-from shared.rules.calendar import DAY, open_hours
-from shared.rules.parcels import SHARDS
+from shared.rules.calendar import DAY, open_hours, start_of_day
+from shared.rules.parcels import SHARDS, State
 
 if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
     from shared.rules.campaign import Campaign, Canary, Sending
-    from shared.rules.parcels import Channel
+    from shared.rules.parcels import Channel, Parcel
 
 _HOUR_PARTS = 12
 """A bucket holds a twelfth of an hour: after a quiet time no whole hour goes at once. A parcel is
@@ -41,6 +44,13 @@ _HOUR = timedelta(hours=1)
 
 _MOST_GROWTH = 300
 """Live days after which a limit grows no more; no campaign has so many, and a float ends there."""
+
+_DAYS_IN_SIGHT = 3
+"""What was claimed so many days ago is among the parcels that release reads, those planned nine
+days ago at most: a touch is planned two days ahead and may leave for three."""
+
+_LATE_CLAIM = timedelta(hours=1)
+"""How long a day must be over before it is called idle: what is read of it by then is complete."""
 
 _LOOK_AHEAD = 1000
 """Days that `finish_day` looks ahead: further off, one day is as good an answer as another."""
@@ -70,8 +80,8 @@ def day_limit(
     """Most recipients of a channel on one day; None where there is no limit.
 
     Args:
-        live_days: ISO days on which something was handed out in live mode. Those before today
-            have made the warm-up's limit grow; it is for email alone.
+        live_days: ISO days on which mail left in live mode, today perhaps among them. Those before
+            today have made the warm-up's limit grow; it is for email alone.
         today: a day of the campaign's zone.
     """
     limits = [sending.max_per_day[channel]] if channel in sending.max_per_day else []
@@ -80,6 +90,33 @@ def day_limit(
         growth = sending.warm_up.growth ** min(before, _MOST_GROWTH)
         limits.append(int(sending.warm_up.start * growth))
     return min(limits, default=None)
+
+
+def find_idle_days(
+    live_days: Sequence[str], parcels: Collection[Parcel], now: CampaignTime, zone: ZoneInfo
+) -> frozenset[str]:
+    """The live days of late on which nothing left after all: a day is noted when parcels are
+    handed out, and it may be that each of their calls was refused, or none was ever made.
+
+    Args:
+        parcels: those of the channel that release reads, none of them closed. One that is planned
+            has not left, or was given back; seed addresses count for nothing.
+    """
+    today = now.astimezone(zone).date()
+    idle: set[str] = set()
+    for day in (today - number * DAY for number in range(1, _DAYS_IN_SIGHT + 1)):
+        begins, ends = start_of_day(day, zone), start_of_day(day + DAY, zone)
+        if day.isoformat() not in live_days or now - ends < _LATE_CLAIM:
+            continue
+        if not any(
+            parcel.touched_at
+            and begins <= parcel.touched_at < ends
+            and parcel.state is not State.PLANNED
+            and not parcel.seed
+            for parcel in parcels
+        ):
+            idle.add(day.isoformat())
+    return frozenset(idle)
 
 
 def parcel_size(

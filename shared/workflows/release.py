@@ -19,7 +19,15 @@ import msgspec
 from shared.clock import CampaignTime, StorageTime
 from shared.rules.calendar import window_open
 from shared.rules.guards import STALE_HOURS, link_fault, too_ambiguous, too_many_bounces
-from shared.rules.pace import Bucket, CanaryResult, admit, day_limit, judge_canary, refill
+from shared.rules.pace import (
+    Bucket,
+    CanaryResult,
+    admit,
+    day_limit,
+    find_idle_days,
+    judge_canary,
+    refill,
+)
 from shared.rules.parcels import (
     CHANNELS,
     SHARDS,
@@ -159,6 +167,10 @@ class ReleaseWorkflow:
         controls: dict[Channel, ControlRow] = {
             one: await self._stores.control.read(name, one) for one in channels
         }
+        for channel in channels:
+            controls[channel] = await self._forget_idle_days(
+                standing, channel, parcels, controls[channel]
+            )
         parcels = await self._repair_parcels(standing, parcels)
         fences = [await self._stores.ledger.read_fence(name, one) for one in range(len(SHARDS))]
         if repair and sweep:
@@ -330,6 +342,31 @@ class ReleaseWorkflow:
             since = self._clock.storage_now()
             self._wanted[campaign] = (pair, since)
         return since
+
+    async def _forget_idle_days(
+        self,
+        standing: Standing,
+        channel: Channel,
+        parcels: Sequence[Parcel],
+        control: ControlRow,
+    ) -> ControlRow:
+        """Take back live days on which nothing left. Returns the control row as it is then."""
+        own = [parcel for parcel in parcels if parcel.channel == channel]
+        now, zone = self._clock.campaign_now(), standing.campaign.zone
+        idle = find_idle_days(control.live_days, own, now, zone)
+        if not idle:
+            return control
+        return await self._stores.control.change(
+            standing.name,
+            channel,
+            lambda row: (
+                msgspec.structs.replace(
+                    row, live_days=tuple(day for day in row.live_days if day not in idle)
+                )
+                if idle & set(row.live_days)
+                else None
+            ),
+        )
 
     async def _pause_if_bad(
         self, standing: Standing, channel: Channel, parcels: Sequence[Parcel], control: ControlRow
@@ -628,7 +665,8 @@ def _sent_on(
 
 
 def _with_day(live_days: tuple[str, ...], campaign: Campaign, today: date) -> tuple[str, ...]:
-    """The live days with today, where this is one."""
+    """The live days with today, where this is one; unless nothing leaves after all
+    (`find_idle_days`)."""
     day = today.isoformat()
     if campaign.sending.mode != "live" or day in live_days:
         return live_days

@@ -21,12 +21,13 @@ from shared.rules.pace import (
     canary_share,
     day_limit,
     domain_of,
+    find_idle_days,
     finish_day,
     judge_canary,
     parcel_size,
     refill,
 )
-from shared.rules.parcels import SHARDS, Channel
+from shared.rules.parcels import SHARDS, Channel, Parcel, State
 
 EXAMPLE = parse_campaign(
     (Path(__file__).parents[2] / "campaign.example.yaml").read_text(),
@@ -155,6 +156,66 @@ def test_a_limit_that_has_grown_for_years_is_a_number_still() -> None:
     assert limit is not None
     assert limit > 10**9
     assert parcel_size(pace, "email", domain="", sender_maximum=1000, day_limit=limit) == 500
+
+
+# Days on which nothing left
+
+CLAIMED, ACCEPTED = State.CLAIMED, State.ACCEPTED
+IDLE: list[tuple[str, str, list[tuple[str, State, bool]], bool]] = [
+    # when, now, parcels claimed in Hong Kong (when, state, seed), whether Wednesday is idle
+    ("no parcel at all", "Thu 2027-03-18 09:00", [], True),
+    ("one was accepted", "Thu 2027-03-18 09:00",
+     [("Wed 2027-03-17 09:00", ACCEPTED, False)], False),
+    ("one is in doubt", "Thu 2027-03-18 09:00",
+     [("Wed 2027-03-17 23:59", State.AMBIGUOUS, False)], False),
+    ("it was given back", "Thu 2027-03-18 09:00",
+     [("Wed 2027-03-17 09:00", State.PLANNED, False)], True),
+    ("a seed address", "Thu 2027-03-18 09:00", [("Wed 2027-03-17 09:00", ACCEPTED, True)], True),
+    ("the day before", "Thu 2027-03-18 09:00",
+     [("Tue 2027-03-16 23:59", ACCEPTED, False), ("Thu 2027-03-18 00:00", CLAIMED, False)], True),
+    ("the day itself", "Wed 2027-03-17 23:59", [], False),
+    ("hardly over", "Thu 2027-03-18 00:59", [], False),
+    ("over for an hour", "Thu 2027-03-18 01:00", [], True),
+    ("three days ago", "Sat 2027-03-20 23:59", [], True),
+    ("too long ago to be seen", "Sun 2027-03-21 00:00", [], False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("now", "claims", "idle"), [pytest.param(*rest, id=when) for when, *rest in IDLE]
+)
+def test_a_day_on_which_nothing_left_after_all_is_idle(
+    now: str, claims: list[tuple[str, State, bool]], idle: bool
+) -> None:
+    parcels = [
+        make_parcel(touched_at=local(when), state=state, seed=seed) for when, state, seed in claims
+    ]
+    found = find_idle_days(["2027-03-10", "2027-03-17"], parcels, local(now), EXAMPLE.zone)
+    assert found == ({"2027-03-17"} if idle else set())
+
+
+def make_parcel(**fields: Any) -> Parcel:
+    """A parcel of one person."""
+    return Parcel(
+        campaign="hku",
+        shard=0,
+        key="20270317|0",
+        sweep=1,
+        version=1,
+        touch="fortnight",
+        channel="email",
+        message="reminder",
+        language="en",
+        ids=bytes(16),
+        not_before=local("Wed 2027-03-17 09:00"),
+        not_after=local("Sat 2027-03-20 09:00"),
+        planned_from=NOON,
+        outbox="",
+        offset=0,
+        length=0,
+        digest=b"",
+        **fields,
+    )
 
 
 # Sizes of parcels

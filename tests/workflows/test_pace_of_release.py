@@ -8,6 +8,7 @@ from itertools import batched
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from msgspec.structs import replace
 
 from shared.names import NAMES
@@ -79,6 +80,28 @@ async def test_a_warm_up_grows_by_the_days_on_which_mail_left(
     # 8, 12 and 18 of 56 before the touch ends: planning said so, with the day.
     assert 'pace_too_slow {"campaign":"hku-alumni-2027","touch":"fortnight"' in told
     assert '"recipients":56,"day":"2027-03-22"' in told
+
+
+async def test_a_warm_up_does_not_grow_by_days_on_which_nothing_left(desk: Desk) -> None:
+    """The key is wrong for a day: parcels were handed out, a probe was, and all came back."""
+    await desk.plan(in_one_shard(56), sending="warm_up: {start: 8, growth: 1.5}")
+
+    async def refuse(_: web.Request) -> None:
+        desk.provider.answers.append(lambda _: web.Response(status=401))
+
+    desk.provider.before = refuse
+    assert await send_today(desk, looks=4) == 0
+    assert len(desk.provider.calls) > 1
+    desk.provider.before = None
+    desk.clock.let_pass(hours=15)
+    await desk.release()  # at night
+    assert (await desk.app.stores.control.read(NAME, "email")).live_days == ()
+    desk.clock.let_pass(hours=9)
+    assert await send_today(desk) == 8
+    desk.clock.let_pass(hours=24)
+    assert await send_today(desk) == 12
+    control = await desk.app.stores.control.read(NAME, "email")
+    assert control.live_days == ("2027-03-18", "2027-03-19")
 
 
 async def test_a_trial_is_no_live_day(desk: Desk) -> None:
