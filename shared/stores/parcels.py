@@ -13,6 +13,7 @@ All of them lie in one partition, so that one transaction can write rows and fen
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import batched
@@ -46,6 +47,9 @@ _COUNTED = (
 )
 """What pace, guards and alarms ask of parcels that have ended. Of text messages there are as many
 as people, and every property of a row takes time to read."""
+
+_CHANGED_BY = "changed_by"
+"""Whose change of many rows was the last one of this row: a property that no parcel has."""
 
 _NEVER = "0001-01-01T00:00:00.000000Z"
 _NOT_COUNTED: Row = {
@@ -204,29 +208,34 @@ class Ledger:
         """The same change of many parcels of one shard, in transactions of their own.
 
         A row that someone else wrote is dropped and the rest submitted again: two releasers side
-        by side are normal. Returns the parcels that were changed, and those that were not.
+        by side are normal. Returns the parcels that were changed, and those that were not; each row
+        is among the former for one caller only, though another wants the very same change of it.
         """
         changed: list[Parcel] = []
         dropped: list[Parcel] = []
-        encoded = _encoded(changes)
+        # A write whose answer was lost meets itself, and knows itself by this.
+        mark = secrets.token_hex(4)
+        encoded = {**_encoded(changes), _CHANGED_BY: mark}
         for start in range(0, len(parcels), MOST_ROWS):
             batch = list(parcels[start : start + MOST_ROWS])
             while batch:
                 writes = [Write("merge", {**key_of(p), **encoded}, p.etag) for p in batch]
                 try:
                     etags = await self._table.transact(writes)
-                    now = {
-                        parcel.key: msgspec.structs.replace(parcel, etag=etag, **changes)
+                    changed += [
+                        msgspec.structs.replace(parcel, etag=etag, **changes)
                         for parcel, etag in zip(batch, etags, strict=True)
-                    }
+                    ]
+                    break
                 except Conflict:
                     # Two releasers that meet in one row mostly meet in many, and a write that met
                     # itself has changed all of them: look at the whole batch.
-                    now = await _read_again(self._table, batch)
+                    now, marks = await _read_again(self._table, batch)
                 again: list[Parcel] = []
                 for parcel in batch:
                     found = now.get(parcel.key)
-                    if found and found == msgspec.structs.replace(found, **changes):
+                    ours = marks.get(parcel.key) == mark
+                    if found and ours and found == msgspec.structs.replace(found, **changes):
                         changed.append(found)
                     elif found and found.etag == parcel.etag:
                         again.append(parcel)
@@ -380,7 +389,8 @@ class PlanningRun:
             try:
                 await self._write([Write("merge", {**key_of(p), **closing}, p.etag) for p in batch])
             except RowsChanged:
-                for whole in (await _read_again(self._table, batch)).values():
+                seen, _ = await _read_again(self._table, batch)
+                for whole in seen.values():
                     for parcel in await self._read_parts(whole):
                         planned = parcel.state is State.PLANNED and not parcel.doubt
                         (waiting if planned else stayed).append(parcel)
@@ -440,16 +450,20 @@ class PlanningRun:
         self._moved_at = now
 
 
-async def _read_again(table: Table, parcels: Sequence[Parcel]) -> dict[str, Parcel]:
-    """These parcels of one shard as they are now, by key; without those that are gone."""
+async def _read_again(
+    table: Table, parcels: Sequence[Parcel]
+) -> tuple[dict[str, Parcel], dict[str, str]]:
+    """These parcels of one shard as they are now, by key, without those that are gone; and the
+    mark of the call of `change_many` that each was changed by last, where there is one."""
     known = {parcel.key: parcel for parcel in parcels}
     partition = partition_of(parcels[0].campaign, parcels[0].shard)
-    rows = table.scan(partition, *_around(known), select=_NOT_IDS)
-    return {
-        key: msgspec.structs.replace(parcel_from(row), ids=known[key].ids)
-        async for row in rows
-        if (key := row["RowKey"]) in known
-    }
+    found: dict[str, Parcel] = {}
+    marks: dict[str, str] = {}
+    async for row in table.scan(partition, *_around(known), select=(*_NOT_IDS, _CHANGED_BY)):
+        if (key := row["RowKey"]) in known:
+            found[key] = msgspec.structs.replace(parcel_from(row), ids=known[key].ids)
+            marks[key] = row.get(_CHANGED_BY) or ""
+    return found, marks
 
 
 def _around(keys: Collection[str]) -> tuple[str, str]:

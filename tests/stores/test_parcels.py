@@ -467,6 +467,17 @@ async def test_two_releasers_share_the_rows(ledger: Ledger) -> None:
     assert sorted((*first, *second), key=lambda p: p.key) == await all_of(ledger)
 
 
+async def test_a_change_that_two_want_alike_is_the_change_of_one(ledger: Ledger) -> None:
+    """Of a repair both know the same and neither has a stamp of its own."""
+    there = await planned(ledger, make_parcels(30))
+    change: dict[str, Any] = {"state": State.CLOSED, "reason": "expired"}
+    first, none = await ledger.change_many(there[:20], **change)
+    second, theirs = await ledger.change_many(there[10:], **change)
+    assert [p.key for p in first] == [p.key for p in there[:20]]
+    assert [p.key for p in second] == [p.key for p in there[20:]]
+    assert (none, theirs) == ([], there[10:20])
+
+
 # splitting
 
 

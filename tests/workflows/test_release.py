@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections import Counter
 from collections.abc import AsyncGenerator
 from datetime import datetime, timedelta
@@ -169,6 +171,25 @@ async def test_two_releasers_side_by_side_hand_out_each_row_once(desk: Desk) -> 
     assert Counter(a for call in desk.provider.calls for a in call.addresses).most_common(1) == [
         (desk.provider.calls[0].addresses[0], 1)
     ]
+
+
+async def test_two_releasers_that_repair_side_by_side_tell_of_each_row_once(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    for parcel in await desk.plan(in_one_shard(4), parcel_size=1):
+        claimed_at, touched_at = desk.clock.storage_now(), desk.clock.campaign_now()
+        await change(
+            *(desk, parcel),
+            state=State.CLAIMED,
+            attempt="2" * 16,
+            claimed_at=claimed_at,
+            touched_at=touched_at,
+        )
+    desk.clock.let_pass(minutes=20)
+    second = desk.second_app()
+    await asyncio.gather(desk.release(), desk.release(second))
+    told = [json.loads(text) for text in re.findall(r"claims_abandoned (\{.*\})", caplog.text)]
+    assert sum(one["parcels"] for one in told) == 4
 
 
 async def test_a_row_that_was_changed_meanwhile_does_not_hold_up_its_batch(desk: Desk) -> None:
