@@ -255,16 +255,22 @@ def finish_day(
     not_before: CampaignTime,
     not_after: CampaignTime,
     live_days: Sequence[str],
+    domain: str = "",
 ) -> date | None:
     """None where the pace lets so many leave in the open hours of [not_before, not_after); else the
     day on which the last of them would, if they could go on.
 
-    Each day on which it sends is a live day for those that follow. Limits of single domains are
-    not asked, nor what else leaves on the same days. A day a thousand days off stands for whatever
-    comes later.
+    Each day on which it sends is a live day for those that follow. What else leaves on the same
+    days is not asked. A day a thousand days off stands for whatever comes later.
+
+    Args:
+        domain: the limited domain that all of them are at; "" asks no domain's limit.
     """
     live, rest = list(live_days), recipients
-    per_hour = campaign.sending.max_per_hour.get(channel, math.inf)
+    per_hour = min(
+        campaign.sending.max_per_hour.get(channel, math.inf),
+        campaign.sending.max_per_domain_per_hour.get(domain, math.inf),
+    )
     first = not_before.astimezone(campaign.zone).date()
     for day in (first + number * DAY for number in range(_LOOK_AHEAD)):
         hours = open_hours(campaign, day)

@@ -17,7 +17,15 @@ import msgspec
 from shared.clock import CampaignTime
 from shared.errors import Superseded
 from shared.messages.words import choose_language, offered_languages
-from shared.rules.cadence import LIFE, Due, Schedule, due_by_channel, due_touch, is_over
+from shared.rules.cadence import (
+    LIFE,
+    Due,
+    PlannedTouch,
+    Schedule,
+    due_by_channel,
+    due_touch,
+    is_over,
+)
 from shared.rules.campaign import Campaign
 from shared.rules.completion import outranks_report, silences
 from shared.rules.contact import Recipient, address_key, choose_email, choose_number
@@ -123,12 +131,15 @@ class SlowTouch:
 
     Attributes:
         day: on which it would be finished if it could go on.
+        domain: the limited domain that alone keeps it, and whose `recipients` these are; "" for
+            all recipients, whatever their domain.
     """
 
     touch: str
     channel: Channel
     recipients: int
     day: date
+    domain: str = ""
 
 
 class PlanWorkflow:
@@ -460,6 +471,7 @@ class PlanWorkflow:
                 channel=slow.channel,
                 recipients=slow.recipients,
                 day=slow.day.isoformat(),
+                **({"domain": slow.domain} if slow.domain else {}),
             )
         if verdict.go:
             note_event("verdict_go", campaign=standing.name, sweep=pair[0], version=pair[1])
@@ -468,27 +480,41 @@ class PlanWorkflow:
         return verdict
 
     async def find_slow(self, standing: Standing, counts: ShardCounts) -> list[SlowTouch]:
-        """What of the planned touches the campaign's pace cannot finish before they end."""
-        now = self._clock.campaign_now()
+        """What of the planned touches the campaign's pace cannot finish before they end; a limited
+        domain's part by itself where that ends later than the whole."""
         controls = await self._read_controls(standing)
         slow: list[SlowTouch] = []
         for step in standing.schedule.steps:
-            for channel in CHANNELS:
-                recipients = counts.planned.get(f"{step.touch}|{channel}", 0)
-                if not recipients or channel not in controls:
-                    continue
-                not_before = max(step.opening, now)
-                day = finish_day(
-                    standing.campaign,
-                    channel,
-                    recipients=recipients,
-                    not_before=not_before,
-                    not_after=min(step.closes, CampaignTime(not_before + LIFE)),
-                    live_days=controls[channel].live_days,
-                )
-                if day:
-                    slow.append(SlowTouch(step.touch, channel, recipients, day))
+            for channel, control in controls.items():
+                whole = self._judge_pace(standing, step, channel, counts, control)
+                slow += [whole] if whole else []
+                for domain in standing.campaign.sending.max_per_domain_per_hour:
+                    part = self._judge_pace(standing, step, channel, counts, control, domain)
+                    if part and not (whole and part.day <= whole.day):
+                        slow.append(part)
         return slow
+
+    def _judge_pace(
+        self,
+        standing: Standing,
+        step: PlannedTouch,
+        channel: Channel,
+        counts: ShardCounts,
+        control: ControlRow,
+        domain: str = "",
+    ) -> SlowTouch | None:
+        recipients = counts.planned.get(_planned_key(step.touch, channel, domain), 0)
+        not_before = max(step.opening, self._clock.campaign_now())
+        day = finish_day(
+            standing.campaign,
+            channel,
+            recipients=recipients,
+            not_before=not_before,
+            not_after=min(step.closes, CampaignTime(not_before + LIFE)),
+            live_days=control.live_days,
+            domain=domain,
+        )
+        return SlowTouch(step.touch, channel, recipients, day, domain) if day else None
 
     async def judge_one(self, standing: Standing, sweep: Sweep, person: bytes) -> Judged | None:
         """What is so of one account; None where the sweep has not found it in the audience."""
@@ -673,16 +699,22 @@ class _ShardPlan:
 
     def counts(self) -> ShardCounts:
         planned: dict[str, int] = {}
-        for (channel, due, _, _), recipients in self._due.items():
-            name = f"{due.touch.touch}|{channel}"
-            planned[name] = planned.get(name, 0) + len(recipients)
+        for (channel, due, _, domain), recipients in self._due.items():
+            for part in {"", domain}:  # the whole, and a limited domain's part of it
+                name = _planned_key(due.touch.touch, channel, part)
+                planned[name] = planned.get(name, 0) + len(recipients)
         return ShardCounts(
             roster=self._roster,
-            recipients=sum(planned.values()),
+            recipients=sum(map(len, self._due.values())),
             planned=planned,
             reasons=self._reasons,
             **self._numbers,
         )
+
+
+def _planned_key(touch: str, channel: Channel, domain: str) -> str:
+    """What `ShardCounts.planned` has the recipients under; "" is the touch as a whole."""
+    return f"{touch}|{channel}|{domain}" if domain else f"{touch}|{channel}"
 
 
 async def _keep_alive(run: PlanningRun | None) -> None:

@@ -605,7 +605,11 @@ def naive_finish_day(
             if pace.warm_up:
                 grown = pace.warm_up.growth ** len({d for d in live if d < str(hour.date())})
                 limit = min(limit, int(pace.warm_up.start * grown))
-            sent = min(recipients, pace.max_per_hour.get("email", all_), limit - today)
+            hour_limits = (
+                pace.max_per_hour.get("email", all_),
+                pace.max_per_domain_per_hour.get("gmail.com", all_),
+            )
+            sent = min(recipients, *hour_limits, limit - today)
             recipients -= sent
             today += sent
             live |= {str(hour.date())} if sent else set()
@@ -617,6 +621,7 @@ def naive_finish_day(
 @given(
     recipients=st.integers(1, 3000),
     per_hour=st.none() | st.integers(10, 200),
+    at_domain=st.none() | st.integers(10, 200),
     per_day=st.none() | st.integers(50, 900),
     warm_up=st.none()
     | st.builds(WarmUp, start=st.integers(40, 300), growth=st.sampled_from([1.0, 1.25, 1.5, 3.0])),
@@ -628,6 +633,7 @@ def naive_finish_day(
 def test_the_day_is_that_of_counting_hour_by_hour(
     recipients: int,
     per_hour: int | None,
+    at_domain: int | None,
     per_day: int | None,
     warm_up: WarmUp | None,
     start: int,
@@ -641,6 +647,7 @@ def test_the_day_is_that_of_counting_hour_by_hour(
     pace = Sending(
         window=Window.model_validate({"days": days_open}),
         max_per_hour={"email": per_hour} if per_hour else {},
+        max_per_domain_per_hour={"gmail.com": at_domain} if at_domain else {},
         max_per_day={"email": per_day} if per_day else {},
         warm_up=warm_up,
     )
@@ -651,5 +658,6 @@ def test_the_day_is_that_of_counting_hour_by_hour(
         not_before=CampaignTime(begin.astimezone(UTC)),
         not_after=CampaignTime(end.astimezone(UTC)),
         live_days=sorted(before),
+        domain="gmail.com",
     )
     assert found == naive_finish_day(pace, recipients, begin, end, before)

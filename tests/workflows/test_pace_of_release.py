@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from datetime import timedelta
+from datetime import date, timedelta
 from itertools import batched
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from shared.stores.control import PASSED
 from shared.stores.parcels import row_from
 from shared.stores.queues import PlanShard
 from shared.stores.table import Table, Write
+from shared.workflows.plan import SlowTouch
 from shared.workflows.release import MOST_OUTSTANDING
 from tests.graph import Someone, people
 from tests.sending import Desk, alarms_of, campaign_text, change, in_one_shard, running_desk
@@ -152,6 +153,36 @@ async def test_a_slow_domain_holds_up_nobody_else_however_many_wait_for_it(desk:
         await table.transact([Write("insert", row_from(copy)) for copy in some])
     await desk.release()
     assert sorted(message.shard for message in await desk.take()) == [0, 1, 2]
+
+
+async def test_what_a_domain_cannot_take_in_time_is_told_when_it_is_planned(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nine hours a day and three days: 27 of 30, at one an hour. The other domain's limit bears
+    all of its own."""
+    there = [Someone(number=16 * n, address=f"one.{n}@gmail.com") for n in range(30)]
+    beside = [Someone(number=16 * n + 1, address=f"one.{n}@aol.com") for n in range(27)]
+    limits = "max_per_domain_per_hour: {gmail.com: 1, aol.com: 1}"
+    await desk.plan([*there, *beside, *people(16)[2:]], sending=limits)
+    assert alarms_of(caplog) == ["pace_too_slow"]
+    assert '"touch":"fortnight","channel":"email","recipients":30,"day":"2027-03-22"' in caplog.text
+    assert '"domain":"gmail.com"' in caplog.text
+    standing = (await desk.app.book.read()).standings[NAME]
+    fence = await desk.app.stores.ledger.read_fence(NAME, 0)
+    assert fence is not None
+    assert fence.counts.recipients == 30
+    slow = SlowTouch("fortnight", "email", 30, date(2027, 3, 22), "gmail.com")
+    assert await desk.app.plans.find_slow(standing, fence.counts) == [slow]
+
+
+async def test_a_domain_is_told_beside_the_whole_only_where_it_ends_later(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    there = [Someone(number=16 * n, address=f"one.{n}@gmail.com") for n in range(40)]
+    pace = "max_per_day: {email: 10}\nmax_per_domain_per_hour: {gmail.com: 2}"
+    await desk.plan(there, sending=pace)
+    assert alarms_of(caplog) == ["pace_too_slow"]
+    assert "domain" not in caplog.text.partition("pace_too_slow")[2].partition("\n")[0]
 
 
 # --- canaries -------------------------------------------------------------------------------------
