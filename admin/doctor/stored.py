@@ -161,13 +161,15 @@ async def _read_all(app: App, subject: Subject, given: tuple[CampaignFile, ...])
 
 
 async def _first_call(app: App, campaigns: Iterable[str]) -> StorageTime | None:
-    """When the first parcel that a provider took was handed to it."""
-    called = [
-        parcel.claimed_at
-        for name in campaigns
-        async for parcel in app.status.scan_parcels(name)
-        if parcel.state == "accepted" and parcel.claimed_at
-    ]
+    """When the first parcel that a provider took was handed to it; None where a receipt of any has
+    come."""
+    called: list[StorageTime] = []
+    for name in campaigns:
+        async for parcel in app.status.scan_parcels(name):
+            if parcel.heard:
+                return None
+            if parcel.state == "accepted" and parcel.claimed_at:
+                called.append(parcel.claimed_at)
     return min(called, default=None)
 
 
@@ -304,8 +306,16 @@ def examine_receipts(stored: Stored, now: StorageTime) -> list[Row]:
     if delivered := sum(touch.delivered for touch in touches):
         return [ok(what, f"they arrive: {delivered:,} delivered")]
     people = sum(touch.people.get("accepted", 0) for touch in touches)
-    if not people or stored.silent_since is None:
+    if not people:
         return [unchecked(what, "nothing has been sent yet", "Look again after a trial.")]
+    if stored.silent_since is None:
+        return [
+            warning(
+                what,
+                "they arrive, and none says that a message was delivered",
+                "See what the provider's own log says of them: put off, blocked, or bounced.",
+            )
+        ]
     found = f"none yet, of {count(people, 'message')} that the provider took"
     if now - stored.silent_since < _SILENT:
         return [warning(what, found, "Look again two hours after they were sent.")]

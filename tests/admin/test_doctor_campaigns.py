@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -354,6 +355,9 @@ async def test_receipts_arrive_or_stay_away(world: World) -> None:
         (row,) = examine_receipts(stored, now)
         assert row.state == state
         assert "none yet, of " in row.found
+    heard = replace(stored, silent_since=None)
+    (row,) = examine_receipts(heard, StorageTime(datetime.now(UTC)))
+    assert (row.state, "none says that a message was delivered" in row.found) == ("warning", True)
     status = stored.statuses[NAME]
     status.touches[0].delivered = 7
     (row,) = examine_receipts(stored, StorageTime(datetime.now(UTC)))
