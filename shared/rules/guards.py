@@ -36,7 +36,8 @@ class ShardCounts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     unregistered are `unreachable`, with no usable contact for any channel that the cadence names;
     `opted_out`, who asked for no more reminders; and `reported`, who say that they are done.
     `recipients` are in planned parcels, once for each channel; `planned` has them by
-    `{touch}|{channel}`. `had` have had at least one touch.
+    `{touch}|{channel}`, and those of a limited domain also by `{touch}|{channel}|{domain}`. `had`
+    have had at least one touch.
     """
 
     roster: int = 0

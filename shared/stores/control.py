@@ -47,7 +47,8 @@ class ControlRow(msgspec.Struct, frozen=True, kw_only=True):
             dropped, or will be by their ETag.
         forgiven_at: doubts and bounces of calls from before this pause nothing.
         buckets: tokens of the hourly limits: "" is the channel's own, the others are domains'.
-        live_days: days of the campaign's zone on which something was handed out in live mode.
+        live_days: days of the campaign's zone on which something was handed out in live mode, but
+            for those on which nothing left after all (`find_idle_days`).
         canaries: touches whose canary has passed.
         looked_back: touches, each with its day, that were looked back at when that was over.
         probe_at: when a parcel was last let through a set-up fault.

@@ -503,7 +503,7 @@ class PlanWorkflow:
         control: ControlRow,
         domain: str = "",
     ) -> SlowTouch | None:
-        recipients = counts.planned.get(_planned_key(step.touch, channel, domain), 0)
+        recipients = counts.planned.get(planned_key(step.touch, channel, domain), 0)
         not_before = max(step.opening, self._clock.campaign_now())
         day = finish_day(
             standing.campaign,
@@ -701,7 +701,7 @@ class _ShardPlan:
         planned: dict[str, int] = {}
         for (channel, due, _, domain), recipients in self._due.items():
             for part in {"", domain}:  # the whole, and a limited domain's part of it
-                name = _planned_key(due.touch.touch, channel, part)
+                name = planned_key(due.touch.touch, channel, part)
                 planned[name] = planned.get(name, 0) + len(recipients)
         return ShardCounts(
             roster=self._roster,
@@ -712,7 +712,7 @@ class _ShardPlan:
         )
 
 
-def _planned_key(touch: str, channel: Channel, domain: str) -> str:
+def planned_key(touch: str, channel: Channel, domain: str) -> str:
     """What `ShardCounts.planned` has the recipients under; "" is the touch as a whole."""
     return f"{touch}|{channel}|{domain}" if domain else f"{touch}|{channel}"
 

@@ -22,7 +22,7 @@ from shared.rules.parcels import SHARDS, Channel, Parcel, State
 from shared.stores.control import PASSED
 from shared.stores.pages import run_prefix
 from shared.workflows.look_back import closing_of, count_unreached, is_past
-from shared.workflows.plan import channels_of, format_id
+from shared.workflows.plan import channels_of, format_id, planned_key
 from shared.workflows.status_words import (
     count_things,
     format_moment,
@@ -223,6 +223,7 @@ class _Counted:
     Attributes:
         released: when the parcels were handed out that are planned still, by channel.
         called: parcels of the calls of the last day, by channel.
+        at_domains: people of planned parcels for a limited domain, by touch, channel and domain.
     """
 
     touches: dict[tuple[str, Channel], TouchStatus]
@@ -233,6 +234,9 @@ class _Counted:
     called: defaultdict[Channel, list[Parcel]] = field(default_factory=lambda: defaultdict(list))
     marked: dict[tuple[str, Channel], _Marked] = field(
         default_factory=dict[tuple[str, Channel], _Marked]
+    )
+    at_domains: Counter[tuple[str, Channel, str]] = field(
+        default_factory=Counter[tuple[str, Channel, str]]
     )
 
 
@@ -355,7 +359,7 @@ class StatusWorkflow:
             *await self._find_losses(standing, touches, now),
             *tell_resting(self._count_resting(campaign, holds, controls, counted, now)),
             *tell_silent(self._count_silent(counted)),
-            *tell_slow(await self._find_slow(standing, touches), several=several),
+            *tell_slow(await self._find_slow(standing, counted), several=several),
         ]
         if now >= standing.schedule.ends:
             # No sweep reads for it and nothing of it is sent: what else holds it holds nothing up.
@@ -524,14 +528,17 @@ class StatusWorkflow:
             for channel, parcels in counted.called.items()
         }
 
-    async def _find_slow(
-        self, standing: Standing, touches: Sequence[TouchStatus]
-    ) -> list[SlowTouch]:
+    async def _find_slow(self, standing: Standing, counted: _Counted) -> list[SlowTouch]:
         """What of that which is still planned the pace cannot finish in its time."""
         planned = {
-            f"{touch.touch}|{touch.channel}": people
-            for touch in touches
+            planned_key(*key, ""): people
+            for key, touch in counted.touches.items()
             if touch.place != "over" and (people := touch.people.get("planned"))
+        }
+        planned |= {
+            planned_key(*key): people
+            for key, people in counted.at_domains.items()
+            if counted.touches[key[:2]].place != "over"
         }
         if not planned:
             return []
@@ -694,6 +701,8 @@ def _add(counted: _Counted, parcel: Parcel) -> None:
         if number:
             touch.people[outcome] = touch.people.get(outcome, 0) + number
     touch.delivered += parcel.delivered_count
+    if parcel.domain and parcel.state is State.PLANNED:
+        counted.at_domains[*key, parcel.domain] += people[name]
     if parcel.canary and parcel.state is not State.CLOSED:
         marked = counted.marked.get(key, _Marked())
         recipients = parcel.count - parcel.left_out_count

@@ -227,11 +227,15 @@ def tell_silent(silent: Mapping[Channel, int]) -> list[str]:
 
 def tell_slow(slow: Iterable[SlowTouch], *, several: bool) -> list[str]:
     """Touches that the file's own limits do not let out in their time."""
+
+    def limit_of(one: SlowTouch) -> str:
+        return f"max_per_domain_per_hour: {one.domain}" if one.domain else "sending"
+
     return [
         f"{name_touch(one.touch, one.channel, several=several)} is too slow: at the limits under "
-        f"`sending`, {count_things(one.recipients, 'person', 'people')} take until {one.day:%a} "
-        f"{one.day.day} {one.day:%B %Y}, and its time ends before. Raise the limits, or let it "
-        "begin earlier."
+        f"`{limit_of(one)}`, {count_things(one.recipients, 'person', 'people')} take until "
+        f"{one.day:%a} {one.day.day} {one.day:%B %Y}, and its time ends before. "
+        "Raise the limits, or let it begin earlier."
         for one in slow
     ]
 

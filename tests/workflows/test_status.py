@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -578,6 +579,16 @@ async def test_two_channels_are_counted_each_for_itself(desk: Desk) -> None:
     )
     assert by_sms.startswith(
         "The day of `fortnight` by SMS has ended with 1 person in parcels that"
+    )
+
+
+async def test_a_domain_that_is_too_slow_is_told_by_itself(desk: Desk) -> None:
+    people = [replace(one, address=f"s{one.number}@gmail.com") for one in in_one_shard(60)]
+    await desk.plan(people, sending="max_per_domain_per_hour: {gmail.com: 1}")
+    (slow,) = (await campaign_of(desk)).needs
+    assert slow.startswith(
+        "`fortnight` is too slow: at the limits under `max_per_domain_per_hour: gmail.com`, 60 "
+        "people take until"
     )
 
 
