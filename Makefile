@@ -2,6 +2,8 @@
 
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --quiet
+# One more than processors: many tests wait for a moment.
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check format bench chaos pictures package lock clean
 
@@ -28,7 +30,7 @@ run: setup ## start the local system, run a sweep, show what was sent; Ctrl-C en
 test: setup ## run all tests on all cores, and say what they prove
 	-@$(RUN) python -m tests.web.tools --install
 	-@$(RUN) python -m tests.infra.tools --install
-	@$(RUN) pytest -n auto
+	@$(RUN) pytest -n $(WORKERS)
 
 check: setup ## formatting, lint, types, import contracts
 	@$(RUN) ruff format --check .

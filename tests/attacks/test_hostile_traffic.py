@@ -605,5 +605,6 @@ async def test_large_slow_and_broken_requests_leave_nothing_behind(
     assert found.keys() >= {400, 401, 404, 413}
     first, *_, last = footprints
     assert last.memory - first.memory < MOST
-    assert last.files <= first.files + 5
+    # The app's own connections to storage come and go; a leak would be of 250.
+    assert last.files <= first.files + 20
     assert last.threads <= first.threads + 2

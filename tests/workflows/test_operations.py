@@ -125,7 +125,7 @@ async def test_without_a_sweep_there_is_nothing_to_plan_from(desk: Desk) -> None
     await desk.world.write_campaign(campaign_text())
     await desk.app.book.refresh(accept=True)
     for campaign in (None, NAME):
-        with pytest.raises(SetupFault, match=r"No sweep has been committed.*`sweep_start`"):
+        with pytest.raises(SetupFault, match=r"No sweep has been committed.*`nudge sweep --now`"):
             await desk.app.replan.plan_again(campaign)
     with pytest.raises(SetupFault, match=f"no campaign `nobody`.*{NAME}"):
         await desk.app.replan.plan_again("nobody")
