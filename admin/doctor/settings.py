@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import cast
 
-from admin.doctor.rows import Row, missing, ok, unchecked
+from admin.doctor.rows import Row, missing, ok, unchecked, warning
 from admin.doctor.subject import PARAMETERS, SECRETS, Subject, find
 from shared.rules.contact import usable_email
 
@@ -94,6 +94,12 @@ def examine_alarm_parameter(subject: Subject) -> Iterator[Row]:
         )
     else:
         yield ok("receivers of alarms", f"{len(usable)} in `alertEmails`")
+    if not str(find(subject.parameters, "runbookUrl") or "").startswith("https://"):
+        yield warning(
+            "link of the alarms",
+            "`runbookUrl` is no address: what the mail of an alarm names cannot be clicked",
+            "Name docs/runbook.md in your own copy of the repository, with https://.",
+        )
 
 
 def examine_webhook_key(subject: Subject) -> Iterator[Row]:

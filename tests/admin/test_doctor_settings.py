@@ -109,6 +109,7 @@ param location string
 param allowedSenders string[]
 param allowedLinkHosts string[]
 param alertEmails string[]
+param runbookUrl string = 'docs/runbook.md'
 param customDomain { hostName: string, stage: 'bind' | 'secure' }?
 param publicBaseUrl string = ''
 param sweepSchedule string = '0 0 20 * * *'
@@ -189,6 +190,15 @@ async def test_nobody_is_told_of_alarms(tmp_path: Path) -> None:
     path = parameter_file(tmp_path, ("['ithelp@hku.hk']", "['']"))
     row = find(await plan(path), "receivers of alarms")
     assert (row.state, row.found) == ("missing", "`alertEmails` names nobody")
+
+
+async def test_an_alarm_should_lead_to_its_section(tmp_path: Path) -> None:
+    row = find(await plan(parameter_file(tmp_path)), "link of the alarms")
+    assert (row.state, "runbookUrl" in row.found) == ("warning", True)
+    address = "param runbookUrl = 'https://git.hku.hk/mfa-nudge/docs/runbook.md'\n"
+    path = parameter_file(tmp_path)
+    path.write_text(path.read_text() + address)
+    assert [row.what for row in await plan(path) if row.what == "link of the alarms"] == []
 
 
 async def test_how_far_the_own_domain_has_come(tmp_path: Path) -> None:
