@@ -65,3 +65,9 @@ NAMES = msgspec.json.decode((Path(__file__).parent / "names.json").read_bytes(),
 def poison_of(queue: str) -> str:
     """The queue to which the Functions host moves what it gave up on."""
     return f"{queue}-poison"
+
+
+def every_queue() -> list[str]:
+    """Each queue, and the poison queue beside it."""
+    names: tuple[str, ...] = msgspec.structs.astuple(NAMES.queues)
+    return [each for name in names for each in (name, poison_of(name))]

@@ -141,10 +141,10 @@ PEOPLE = Gauge(NAMES.metrics.people)
 SWEEP_AGE = Gauge(NAMES.metrics.sweep_age)
 
 
-def note_refusal(service: Literal["graph", "sendgrid", "twilio"], status: int) -> None:
+def note_refusal(service: Literal["Graph", "SendGrid", "Twilio"], status: int) -> None:
     """Count an answer that refuses us, and not what was asked: 401 or 403. Others are none."""
     if status in (401, 403):
-        REFUSED.add(1, service=service, status=status)
+        REFUSED.add(1, service=service.lower(), status=status)
 
 
 # --- spans ---------------------------------------------------------------------------------------

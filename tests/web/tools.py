@@ -8,22 +8,14 @@ axe-core only wrapped, versions behind.
 
 from __future__ import annotations
 
-import argparse
-import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 
-import msgspec
+from tests.node_tool import NodeTool, join
 
-from local.node import NODE, ensure_installed, is_installed
-from shared.errors import SetupFault
+_TOOL = NodeTool("web", {"axe-core": "4.14.1", "html-validate": "11.21.1"})
+INSTALL = _TOOL.install
 
-VERSIONS = {"axe-core": "4.14.1", "html-validate": "11.21.1"}
-INSTALL = "python -m tests.web.tools --install"
-
-_HOME = Path(__file__).resolve().parents[2] / ".tools" / "web"
-_AXE = _HOME / "node_modules" / "axe-core" / "axe.min.js"
+_AXE = _TOOL.home / "node_modules" / "axe-core" / "axe.min.js"
 
 # `standard` is what WHATWG's text asks for, without questions of taste. Integrity hashes are for
 # what comes from other hosts.
@@ -49,7 +41,7 @@ process.stdout.write(JSON.stringify(found));
 
 def tools_installed() -> bool:
     """Whether both are there, in these versions."""
-    return is_installed(_HOME, VERSIONS)
+    return _TOOL.installed()
 
 
 def axe_source() -> str:
@@ -59,27 +51,8 @@ def axe_source() -> str:
 
 def html_mistakes(documents: Mapping[str, str]) -> list[str]:
     """What is not valid in these documents: name of the document, line, column, rule, words."""
-    node = subprocess.run(
-        [NODE, "--input-type=module", "-e", _VALIDATE],
-        input=msgspec.json.encode(documents),
-        stdout=subprocess.PIPE,
-        cwd=_HOME,
-        check=True,
-    )
-    found = msgspec.json.decode(node.stdout, type=dict[str, list[str]])
-    return [f"{name}: {mistake}" for name, mistakes in found.items() for mistake in mistakes]
-
-
-def main() -> None:
-    """`python -m tests.web.tools --install` installs what is missing."""
-    parser = argparse.ArgumentParser(prog="python -m tests.web.tools", description=__doc__)
-    parser.add_argument("--install", action="store_true", required=True)
-    parser.parse_args()
-    try:
-        ensure_installed(_HOME, VERSIONS, command=INSTALL)
-    except SetupFault as fault:
-        sys.exit(str(fault))
+    return join(_TOOL.mistakes(_VALIDATE, documents))
 
 
 if __name__ == "__main__":
-    main()
+    _TOOL.main(__doc__)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from shared.services.http import Answer, HttpClient, NotSent, NotStarted, Unclear
 from shared.services.senders import Ambiguous, Refused, RefusedReason
+from shared.telemetry import note_refusal
 
 
 async def call_once(
     http: HttpClient,
     url: str,
     *,
-    provider: str,
+    provider: Literal["SendGrid", "Twilio"],
     headers: Mapping[str, str],
     body: bytes,
     may_start: Callable[[], bool],
@@ -25,7 +27,7 @@ async def call_once(
         may_start, timeout: as for `HttpClient.post`.
     """
     try:
-        return await http.post(
+        answer = await http.post(
             url, headers=headers, body=body, may_start=may_start, timeout=timeout
         )
     except NotStarted as error:
@@ -34,6 +36,8 @@ async def call_once(
         return Refused(reason=RefusedReason.UNREACHABLE, detail=f"{provider}: {error}")
     except Unclear as error:
         return Ambiguous(f"{provider}: {error}")
+    note_refusal(provider, answer.status)
+    return answer
 
 
 def setup_fault(said: str, fix: str) -> Refused:

@@ -47,7 +47,6 @@ from shared.services.senders import (
     Unsendable,
 )
 from shared.services.senders.calling import call_once, setup_fault
-from shared.telemetry import note_refusal
 
 _MAX_PERSONALIZATIONS = 1_000
 _CUSTOM_ARGS_LIMIT = 10_000  # bytes of the whole call, as JSON: fewer than this
@@ -147,10 +146,7 @@ class SendGrid:
             may_start=may_start,
             timeout=self._call_timeout,
         )
-        if not isinstance(answer, Answer):
-            return answer
-        note_refusal("sendgrid", answer.status)
-        return read_answer(answer, prepared.count)
+        return read_answer(answer, prepared.count) if isinstance(answer, Answer) else answer
 
 
 def _check_limits(

@@ -30,7 +30,6 @@ from shared.services.senders import (
     Unsendable,
 )
 from shared.services.senders.calling import call_once, setup_fault
-from shared.telemetry import note_refusal
 
 _LONGEST_BODY = 1_600  # UTF-16 units: error 21617 says that some characters count more than once
 _LONGEST_DETAIL = 300
@@ -166,10 +165,7 @@ class Twilio:
             may_start=may_start,
             timeout=self._call_timeout,
         )
-        if not isinstance(answer, Answer):
-            return answer
-        note_refusal("twilio", answer.status)
-        return read_answer(answer)
+        return read_answer(answer) if isinstance(answer, Answer) else answer
 
 
 class _Message(msgspec.Struct, frozen=True):
