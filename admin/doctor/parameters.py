@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from admin.doctor.reach import run_program
 from shared.errors import SetupFault
 
 _COMPILE_SECONDS = 60.0
@@ -94,19 +94,10 @@ async def _run(command: Sequence[str], more: Mapping[str, str]) -> tuple[int, st
     words = list(command)
     if words[1] == "bicep":
         words.insert(words.index("build-params") + 1, "--file")
-    process = await asyncio.create_subprocess_exec(
-        *words,
-        env={**os.environ, **more},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
     try:
-        async with asyncio.timeout(_COMPILE_SECONDS):
-            out, said = await process.communicate()
+        code, out, said = await run_program(words, seconds=_COMPILE_SECONDS, more=more)
     except TimeoutError:
-        process.kill()
-        await process.wait()
         raise SetupFault(
             f"The Bicep compiler did not end within {_COMPILE_SECONDS:.0f} s.", "Try it again."
         ) from None
-    return process.returncode or 0, out.decode(), said.decode(errors="replace")
+    return code, out.decode(), said.decode(errors="replace")

@@ -7,8 +7,10 @@ Whoever gives no answer is `Unanswered`: never a fault of the deployment.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import ssl
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -83,6 +85,33 @@ class Web:
             await self._credential.close()
 
 
+async def run_program(
+    command: Sequence[str], *, seconds: float, more: Mapping[str, str] | None = None
+) -> tuple[int, bytes, bytes]:
+    """Exit code, standard output and standard error of a program.
+
+    Args:
+        more: what its environment has beside this process's.
+
+    Raises TimeoutError; the program has ended then, too.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env={**os.environ, **(more or {})},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            out, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode or 0, out, said
+
+
 async def ask_az(*words: str) -> Any:
     """What the Azure command line answers, decoded. Raises Unanswered."""
     command = shutil.which("az")
@@ -90,22 +119,13 @@ async def ask_az(*words: str) -> Any:
         raise Unanswered(
             "the Azure command line is not installed here", "Install it, and `az login`."
         )
-    process = await asyncio.create_subprocess_exec(
-        *(command, *words, "--only-show-errors", "--output", "json"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
     try:
-        async with asyncio.timeout(_AZ_SECONDS):
-            out, _ = await process.communicate()
+        code, out, _ = await run_program(
+            (command, *words, "--only-show-errors", "--output", "json"), seconds=_AZ_SECONDS
+        )
     except TimeoutError:
         raise Unanswered("`az` gave no answer in time", "Try it again.") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
+    if code:
         raise Unanswered(
             f"`az {' '.join(words[:3])}` failed", "Run it to see why; `az login` may be over."
         )
