@@ -328,7 +328,7 @@ class Watcher:
         wait for receipts of parcels in doubt: those of their touch's canary."""
         campaign, now = standing.campaign, self._app.clock.campaign_now()
         marked: defaultdict[tuple[str, Channel], set[State]] = defaultdict(set)
-        if campaign.sending.canary:
+        if campaign.sending.live_canary:
             for one in parcels:
                 if one.canary and one.touch not in controls[one.channel].canaries:
                     marked[one.touch, one.channel].add(one.state)

@@ -577,7 +577,7 @@ class Sending(_Part):
         default_factory=dict,
     )
     canary: Canary | None = _key(
-        "The few who are written to first. It needs the provider's receipts.",
+        "The few who are written to first, in mode live. It needs the provider's receipts.",
         {"recipients": 50, "delivered": 0.8},
         default=None,
     )
@@ -593,6 +593,12 @@ class Sending(_Part):
         {"ambiguous": 0.02, "bounces": 0.05},
         default_factory=Guards,
     )
+
+    @property
+    def live_canary(self) -> Canary | None:
+        """The canary where there is to be one. None in a trial: that its few accounts were
+        reached says nothing of the audience, and must not let it pass later."""
+        return self.canary if self.mode == "live" else None
 
 
 def _last_day(deadline: date, zone: ZoneInfo) -> date:

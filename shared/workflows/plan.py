@@ -685,8 +685,8 @@ class _ShardPlan:
                 day_limit=day_limit(sending, channel, control.live_days, today),
             )
             first = 0
-            if sending.canary and control.canaries.get(touch) != PASSED:
-                share = canary_share(sending.canary.recipients, shard)
+            if sending.live_canary and control.canaries.get(touch) != PASSED:
+                share = canary_share(sending.live_canary.recipients, shard)
                 share = max(0, share - marked.get((touch, channel), 0))
                 first = min(canaries.setdefault((touch, channel), share), len(recipients))
                 canaries[touch, channel] -= first

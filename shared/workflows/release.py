@@ -453,7 +453,7 @@ class ReleaseWorkflow:
             if p.state is State.CLAIMED
             or (p.state is State.PLANNED and p.released_at and p.released_at > dropped_before)
         ]
-        if standing.campaign.sending.canary:
+        if standing.campaign.sending.live_canary:
             due = await self._let_canaries_go_first(
                 *(standing, channel, parcels, due, control), complete=len(shards) == len(SHARDS)
             )
@@ -511,7 +511,7 @@ class ReleaseWorkflow:
             complete: whether all shards are planned. Before that nobody is marked and nothing is
                 judged, since marked parcels of the others are still to come.
         """
-        canary = standing.campaign.sending.canary
+        canary = standing.campaign.sending.live_canary
         others = {parcel.touch for parcel in due if not (parcel.canary or parcel.seed)}
         if canary is None or not (others := others - control.canaries.keys()):
             return due

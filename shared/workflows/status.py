@@ -327,7 +327,7 @@ class StatusWorkflow:
             self._count_parcels(standing, now, reads),
         )
         touches = list(counted.touches.values())
-        if canary := campaign.sending.canary:
+        if canary := campaign.sending.live_canary:
             for touch in touches:
                 marked = counted.marked.get((touch.touch, touch.channel))
                 if marked and touch.channel in controls:

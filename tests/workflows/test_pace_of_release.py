@@ -256,6 +256,27 @@ async def test_where_all_of_a_canary_are_done_the_next_ones_go_first(desk: Desk)
     assert (accepted.canary, accepted.count) == (True, 8)
 
 
+@pytest.mark.invariant(8)
+async def test_a_trial_takes_no_canary_and_lets_none_pass(desk: Desk) -> None:
+    few = ", ".join(f'"{one.id}"' for one in people(4))
+    await desk.plan(people(48), mode="trial", trial=f"[{few}]", sending=CANARY)
+    for _ in range(2):
+        await desk.send_due()
+    tried = await desk.parcels()
+    assert {(p.state, p.count, p.canary) for p in tried} == {(State.ACCEPTED, 1, False)}
+    await deliver(desk, tried)
+    await desk.send_due()
+
+    await desk.world.write_campaign(campaign_text(sending=CANARY))
+    await desk.world.sweep()
+    for _ in range(2):
+        await desk.send_due()
+    assert (await desk.app.stores.control.read(NAME, "email")).canaries == {}
+    sent = await desk.parcels(State.ACCEPTED)
+    assert sorted(parcel.canary for parcel in sent) == [False] * 4 + [True] * 16
+    assert not any(parcel.canary for parcel in await desk.parcels(State.PLANNED))
+
+
 async def plan_shards(desk: Desk, *shards: int) -> None:
     """Plan these shards under the wanted pair, and leave the others as they are."""
     version = (await desk.app.book.read()).standings[NAME].version
