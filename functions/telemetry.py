@@ -22,6 +22,7 @@ from logging.handlers import MemoryHandler
 from typing import TYPE_CHECKING, Any, cast
 
 from shared import __version__
+from shared.clock import monotonic
 from shared.settings import is_loopback
 from shared.telemetry import RUNS, SCOPE, start_counting
 
@@ -32,7 +33,11 @@ CONNECTION = "APPLICATIONINSIGHTS_CONNECTION_STRING"
 _CREDENTIAL, _CLIENT_ID = "AzureWebJobsStorage__credential", "AzureWebJobsStorage__clientId"
 
 MOST_SETUP_SECONDS = 30.0
-"""How long a message waits until telemetry is set up; then it is worked on without."""
+"""How long after the beginning of its set-up messages wait for telemetry, all of them together;
+then they are worked on without."""
+
+_LOOK_SECONDS = 0.02
+"""How often a message that waits looks whether that has ended."""
 
 FLUSH_SECONDS = 5.0
 """How long the end of a process waits until what it has told is on its way."""
@@ -62,10 +67,20 @@ class Telemetry:
 
     Args:
         environment: where the connection string stands; without one nothing is exported.
+        export: sets the exporter up, however long that takes.
+        most_seconds: after the beginning of that nobody waits for it.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        export: Callable[[Mapping[str, str]], None] | None = None,
+        most_seconds: float = MOST_SETUP_SECONDS,
+    ) -> None:
         self._environment = environment
+        self._export = export or export_to_azure_monitor
+        self._most_seconds = most_seconds
+        self._begun_at = 0.0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._early_events = MemoryHandler(capacity=1, flushLevel=logging.CRITICAL + 1)
@@ -88,18 +103,24 @@ class Telemetry:
         self.listen()
         with self._lock:
             if self._thread is None:
+                self._begun_at = monotonic()
                 self._thread = threading.Thread(target=self._set_up, daemon=True)
                 self._thread.start()
 
     async def ready(self) -> None:
-        """Wait until the exporter is set up, if there is to be one."""
+        """Wait until the exporter is set up, if there is to be one and it is not overdue."""
         self.start()
-        if (thread := self._thread) and thread.is_alive():
-            await asyncio.to_thread(thread.join, MOST_SETUP_SECONDS)
+        while (
+            (thread := self._thread)
+            and thread.is_alive()
+            and monotonic() - self._begun_at < self._most_seconds
+        ):
+            # Not `join` in a thread: a set-up that hangs would hold one for each message.
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def _set_up(self) -> None:
         try:
-            export_to_azure_monitor(self._environment)
+            self._export(self._environment)
         except Exception as error:  # of any kind: the product goes on without
             shut_down()
             log.warning(

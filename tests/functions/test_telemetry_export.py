@@ -8,6 +8,7 @@ import contextlib
 import json
 import re
 import signal
+import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from datetime import timedelta
@@ -23,6 +24,7 @@ from functions.telemetry import (
     CONNECTION,
     FLUSH_SECONDS,
     LIBRARIES,
+    Telemetry,
     credential_for,
     ingestion_of,
 )
@@ -389,6 +391,25 @@ async def test_an_endpoint_that_is_down_harms_and_delays_nothing(
             async with asyncio.timeout(FLUSH_SECONDS + 3):
                 assert await end(worker) == -signal.SIGTERM
     server.close()
+
+
+async def test_a_set_up_that_hangs_holds_up_the_first_messages_and_no_later_one() -> None:
+    stuck = threading.Event()
+
+    def hang(_: object) -> None:
+        stuck.wait()
+
+    somewhere = {CONNECTION: connection_to("http://127.0.0.1:9")}
+    telemetry = Telemetry(somewhere, hang, most_seconds=2)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    await asyncio.gather(*(telemetry.ready() for _ in range(100)))
+    given_up = loop.time()
+    assert given_up - begun >= 2
+    for _ in range(100):
+        await telemetry.ready()
+    assert loop.time() - given_up < 1
+    stuck.set()
 
 
 async def end(worker: WorkerProcess) -> int:
