@@ -2,6 +2,9 @@
 
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --quiet
+# Tests and the local system start hundreds of processes: where nothing keeps what Python compiles,
+# each compiles all of its packages anew, for three seconds.
+unexport PYTHONDONTWRITEBYTECODE
 # One more than processors: many tests wait for a moment.
 WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 .DEFAULT_GOAL := help

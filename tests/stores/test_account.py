@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
+from pathlib import Path
+from urllib.request import getproxies
 
 import msgspec
 import pytest
+from azure.core.exceptions import AzureError
 
 from shared.clock import SystemClock
 from shared.names import NAMES, poison_of
-from shared.stores.account import StorageAccount, StorageSettings, open_credential
+from shared.stores.account import StorageAccount, StorageSettings, needs_proxy, open_credential
+
+NOWHERE = "http://127.0.0.1:9"
 
 
 class Recorded(SystemClock):
@@ -55,6 +61,67 @@ async def test_every_service_tells_the_clock_its_time(connection_string: str, se
     assert date.tzinfo is not None
     assert abs((date - datetime.now(UTC)).total_seconds()) < 10
     await account.close()
+
+
+async def test_nothing_of_the_environment_is_asked_on_the_way_to_this_machine(
+    connection_string: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login ann password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, NOWHERE)
+    account = StorageAccount(StorageSettings(connection_string=connection_string), SystemClock())
+    await account.create_all()
+    await account.close()
+
+
+IN_AZURE = (
+    "DefaultEndpointsProtocol=https;AccountName=nudge;AccountKey=a2V5;"
+    "EndpointSuffix=core.windows.net"
+)
+
+
+async def test_a_proxy_of_the_environment_is_used_on_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.write(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+        account = StorageAccount(StorageSettings(connection_string=IN_AZURE), SystemClock())
+        with pytest.raises(AzureError):
+            await account.table("ledger").create_table(retry_total=0)
+        await account.close()
+    assert asked == [b"CONNECT nudge.table.core.windows.net:443 HTTP/1.1\r\n"]
+
+
+@pytest.mark.parametrize(
+    ("where", "proxy", "needed"),
+    [
+        (IN_AZURE, "HTTPS_PROXY", True),
+        ("https://nudge.table.core.windows.net", "https_proxy", True),
+        ("https://nudge.table.core.windows.net", "NO_PROXY", False),
+        ("https://nudge.table.core.windows.net", None, False),
+        ("UseDevelopmentStorage=true", "HTTP_PROXY", False),
+    ],
+)
+def test_a_proxy_is_on_the_way_out_alone(
+    where: str, proxy: str | None, needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in getproxies():
+        monkeypatch.delenv(f"{name}_proxy", raising=False)
+        monkeypatch.delenv(f"{name}_proxy".upper(), raising=False)
+    if proxy:
+        monkeypatch.setenv(proxy, NOWHERE)
+    assert needs_proxy(where) == needed
 
 
 async def test_an_identity_is_used_where_there_is_no_key() -> None:
