@@ -28,7 +28,6 @@ import base64
 import binascii
 import contextlib
 import hmac
-import ipaddress
 import logging
 import math
 import os
@@ -42,7 +41,6 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
@@ -54,6 +52,7 @@ from multidict import CIMultiDict
 
 from functions.telemetry import CONNECTION, ingestion_of
 from local.schedule import Schedule
+from local.serving import watch_leash
 from local.worker import Binding, FunctionFailed, FunctionInfo, LoadedApp, load_app
 from shared.clock import CampaignTime, PretendedClock, SystemClock, monotonic
 from shared.errors import SetupFault
@@ -808,12 +807,7 @@ def _connection_string(environment: Mapping[str, str]) -> str:
         QueueServiceClient.from_connection_string(connection),
         BlobServiceClient.from_connection_string(connection),
     ):
-        host = urlsplit(client.url).hostname or ""
-        try:
-            loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            loopback = False
-        if not loopback:
+        if not is_loopback(client.url):
             raise SetupFault(
                 f"{STORAGE} names a storage account that is not on this machine.",
                 "Use Azurite: this host would take the messages of the deployed app.",
@@ -829,8 +823,14 @@ def keep_telemetry_here() -> None:
         del os.environ[CONNECTION]
 
 
-# Retries after 1, 2 and 4 s; the SDK's own begin with 15 s, meant for a service far away.
-_PATIENCE: dict[str, Any] = {"initial_backoff": 0, "increment_base": 2, "random_jitter_range": 0}
+# Retries after 1, 2 and 4 s; the SDK's own begin with 15 s, meant for a service far away. No proxy
+# is on the way.
+_STORAGE: dict[str, Any] = {
+    "initial_backoff": 0,
+    "increment_base": 2,
+    "random_jitter_range": 0,
+    "use_env_settings": False,
+}
 
 
 async def serve(options: Options, environment: Mapping[str, str]) -> None:
@@ -848,11 +848,10 @@ async def serve(options: Options, environment: Mapping[str, str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if options.leash:
-        watch = threading.Thread(target=_watch_input, args=(loop, stop), daemon=True)
-        watch.start()
+        watch_leash(stop)
     async with (
-        QueueServiceClient.from_connection_string(connection, **_PATIENCE) as queues,
-        BlobServiceClient.from_connection_string(connection, **_PATIENCE) as blobs,
+        QueueServiceClient.from_connection_string(connection, **_STORAGE) as queues,
+        BlobServiceClient.from_connection_string(connection, **_STORAGE) as blobs,
     ):
         host = Host(app, host_file, options, environment, queues=queues, blobs=blobs)
 
@@ -867,11 +866,6 @@ async def serve(options: Options, environment: Mapping[str, str]) -> None:
             print(msgspec.json.encode(line).decode(), flush=True)
 
         await host.run(ready, stop)
-
-
-def _watch_input(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    sys.stdin.buffer.read()
-    loop.call_soon_threadsafe(stop.set)
 
 
 def main() -> None:

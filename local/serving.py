@@ -47,16 +47,23 @@ async def serve(application: web.Application, *, port: int, leash: bool, **more:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if leash:
-
-        def read_leash() -> None:
-            if not os.read(sys.stdin.fileno(), 4096):
-                loop.remove_reader(sys.stdin.fileno())
-                stop.set()
-
-        loop.add_reader(sys.stdin.fileno(), read_leash)
+        watch_leash(stop)
     async with running_application(application, port) as url:
         print(msgspec.json.encode({"url": url, **more}).decode(), flush=True)
         await stop.wait()
+
+
+def watch_leash(stop: asyncio.Event) -> None:
+    """Set `stop` when standard input closes."""
+    # Not by a thread: one that reads when the interpreter ends brings it down.
+    loop, leash = asyncio.get_running_loop(), sys.stdin.fileno()
+
+    def read_leash() -> None:
+        if not os.read(leash, 4096):
+            loop.remove_reader(leash)
+            stop.set()
+
+    loop.add_reader(leash, read_leash)
 
 
 def add_serving_arguments(parser: argparse.ArgumentParser) -> None:

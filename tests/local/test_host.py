@@ -434,6 +434,15 @@ async def test_leashed_host_ends_with_its_parent(own_storage: str, tmp_path: Pat
             assert await host.process.wait() == 0
 
 
+async def test_leashed_host_ends_in_order_while_it_is_held(
+    own_storage: str, tmp_path: Path
+) -> None:
+    async with running_host(own_storage, tmp_path, "--leash") as host:
+        host.process.terminate()
+        async with asyncio.timeout(5):
+            assert await host.process.wait() == 0
+
+
 # --- what is refused
 
 

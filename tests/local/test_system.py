@@ -42,6 +42,7 @@ from tests.world import FORTNIGHT, NAME
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+NOWHERE = "http://127.0.0.1:9"
 ONCE = ("local", "--once", "--json", "--alumni", "300")
 TOLD = re.compile(r"\APretended time: .+\nMode: live, .+\n\Z")
 """What stands on standard error where all is well: nobody is to take it for the real thing."""
@@ -109,12 +110,15 @@ def read_ledger(file: Path) -> tuple[list[str], dict[str, str]]:
 @pytest.mark.invariant(2)
 async def test_one_object_and_nothing_else(tmp_path: Path) -> None:
     """Over 429s that ask to be waited for, and one answer that never comes: that parcel is in
-    doubt, holds nothing up, and its people are listed."""
+    doubt, holds nothing up, and its people are listed. The machine's proxy is not asked."""
     ledger = tmp_path / "ledger.json"
     async with own_inbox() as inbox:
         await inbox.fault(calls=[{"accept": True, "reset": True}], limit={"calls": 9, "seconds": 4})
         code, out, error = await run_nudge(
-            *ONCE, "--ledger", str(ledger), SENDGRID_BASE_URL=inbox.url
+            *(*ONCE, "--ledger", str(ledger)),
+            SENDGRID_BASE_URL=inbox.url,
+            HTTP_PROXY=NOWHERE,
+            http_proxy=NOWHERE,
         )
         mails = await inbox.mails()
     assert (code, TOLD.sub("", error)) == (0, "")
