@@ -110,6 +110,12 @@ async def test_what_is_done_in_the_middle_of_a_wave_is_heeded(tmp_path: Path) ->
 
         busy = Fault(slow=0.7, status=429, headers={"Retry-After": "1"}, times=10)
         await scene.set_faults(Faults(calls=[busy, Fault(slow=0.3, times=None)]))
+
+        async def is_refused() -> bool:
+            rows = await scene.rows()
+            return any(row.claimed_at for row in rows if row.state is State.PLANNED)
+
+        await until(is_refused)
         edited = await save(scene, campaign_text(parcel_size=4, help_desk="help@its.hku.hk"))
         await host.fire("release_due")
         await finish(scene, host)

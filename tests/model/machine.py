@@ -111,6 +111,10 @@ BEGINNINGS: dict[str, Callable[[World], Awaitable[None]]] = {
 """Where an example begins. The last takes many steps that chance alone seldom takes."""
 
 
+WITH_CANARY = {"swept, with a canary": _nothing, "planned, with a canary": _plan_all}
+"""More beginnings, of a campaign that has one."""
+
+
 class Machine(RuleBasedStateMachine):
     """What happens, in an order that hypothesis thinks of.
 
@@ -173,17 +177,23 @@ class Machine(RuleBasedStateMachine):
             self.bed.note_broken(error, self.steps)
             raise
 
-    @initialize(layout=st.sampled_from(sorted(LAYOUTS)), so_far=st.sampled_from(list(BEGINNINGS)))
+    @initialize(
+        layout=st.sampled_from(sorted(LAYOUTS)),
+        so_far=st.sampled_from([*BEGINNINGS, *WITH_CANARY]),
+    )
     def begin(self, layout: str, so_far: str) -> None:
         everybody = [Someone(number=number) for number in LAYOUTS[layout]]
+        canary = so_far in WITH_CANARY
 
         async def start() -> None:
             if not self.bed.broken:
                 self.bed.examples += 1
             account = await self.bed.next_account()
-            self.world = await self.stack.enter_async_context(running_model(account, everybody))
+            self.world = await self.stack.enter_async_context(
+                running_model(account, everybody, canary=canary)
+            )
             self.promises = Promises(self.world)
-            await BEGINNINGS[so_far](self.world)
+            await (WITH_CANARY if canary else BEGINNINGS)[so_far](self.world)
 
         self.run(start())
         self.sound = True
@@ -277,6 +287,12 @@ class Machine(RuleBasedStateMachine):
 
         self.run(work())
 
+    @precondition(lambda self: self.world.canary and self.world.calls)
+    @rule()
+    def resume(self) -> None:
+        """An administrator lets the others follow, if they have to be let."""
+        self.run(self.world.resume())
+
     def teardown(self) -> None:
         """Nothing goes wrong any more: everything ends well, and nobody is lost."""
         try:
@@ -350,6 +366,7 @@ async def _settle(world: World, promises: Promises) -> None:
             if call.accepted and not call.reported:
                 call.reported = True
                 await world.settle(worker, world.report(call, "delivered"), UNHINDERED)
+        await world.resume()
         await world.release(worker, UNHINDERED)
         await world.look_at_versions()
         await promises.look()

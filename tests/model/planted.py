@@ -128,6 +128,18 @@ MISTAKES = (
 """,
     ),
     Mistake(
+        "others that do not wait for their canary",
+        "shared/workflows/release.py",
+        "        return [one for one in due if one.canary or one.seed or one.touch not in others]\n",
+        "        return due\n",
+    ),
+    Mistake(
+        "a canary that is judged by what was sent of it",
+        "shared/workflows/release.py",
+        "            delivered = sum(parcel.delivered_count for parcel in marked)\n",
+        "            delivered = recipients\n",
+    ),
+    Mistake(
         "a parcel that is resent again and again",
         "shared/rules/parcels.py",
         "may_go = not parcel.resent and ",

@@ -38,6 +38,7 @@ class Promises:
                 _check_change(before, row)
         self._check_fences(fences)
         self._check_calls(rows)
+        await self._check_canaries(rows)
         self._rows, self._fences = rows, fences
         return rows
 
@@ -62,6 +63,17 @@ class Promises:
             if call and call.reply is None:
                 _check_under_way(call, rows[call.row.shard, call.row.key])
         _check_people(self._world.calls, rows)
+
+    async def _check_canaries(self, rows: Rows) -> None:
+        """None has passed of which less than half was delivered, unless somebody said so."""
+        if not self._world.canary or self._world.resumed:
+            return
+        for touch in await self._world.read_canaries():
+            of = [row for row in rows.values() if row.canary and row.touch == touch]
+            told = [row for row in of if row.state in (State.ACCEPTED, State.REJECTED)]
+            people = sum(row.count - row.left_out_count for row in told)
+            if sum(row.delivered_count for row in told) * 2 < people or not told:
+                raise Broken(f"the canary of {touch} passed, and too little of it was delivered")
 
     async def look_at_the_end(self, rows: Rows) -> None:
         """What must hold once nothing goes wrong any more and everything had its time."""

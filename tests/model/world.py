@@ -50,6 +50,9 @@ AGES = msgspec.structs.replace(
 """The ages of production, but for those in real time: no cache is known to be old, and no call ends
 for want of time, since only the model's own time passes here."""
 
+CANARY = "canary: {recipients: 16, delivered: 0.5}"
+"""One person of each shard."""
+
 _REPORT = RegistrationReport().name
 _NOWHERE = "http://127.0.0.1:9"
 _TICK = timedelta(milliseconds=1)
@@ -169,6 +172,8 @@ class World:
         broken: promises that were seen broken while a worker ran.
         refused: people to whom the provider has refused something, by name or not.
         silent: people who asked for no more mail.
+        canary: whether the campaign has one.
+        resumed: whether somebody has lifted a pause.
         remembered: see Edge.
     """
 
@@ -192,6 +197,8 @@ class World:
         self.broken: list[str] = []
         self.refused: set[bytes] = set()
         self.silent: set[bytes] = set()
+        self.canary = False
+        self.resumed = False
         self.remembered: dict[str, web.Response] = {}
         self._committed = 0
         self._environment = environment
@@ -325,6 +332,8 @@ class World:
         self.calls.append(call)
         if (row.state, row.attempt) != ("claimed", attempt):
             self.broken.append("a call without a claim")
+        if self.canary and not row.canary and row.touch not in await self.read_canaries():
+            self.broken.append("a call for the others before their canary has passed")
         assert self._acting is not None
         self._acting.call = call
 
@@ -362,7 +371,11 @@ class World:
 
     async def write_campaign(self, **edits: Any) -> None:
         """Save the campaign file. The next release takes it."""
-        text = campaign_text(window='{days: mon-sun, from: "00:00", until: "23:59"}', **edits)
+        text = campaign_text(
+            window='{days: mon-sun, from: "00:00", until: "23:59"}',
+            sending=CANARY if self.canary else "",
+            **edits,
+        )
         await self.home.stores.campaigns.write_file("alumni.yaml", text.encode())
 
     async def look_at_versions(self) -> None:
@@ -385,6 +398,16 @@ class World:
                 if shard not in self.shards and (one := partition_of(NAME, shard))
             )
         )
+
+    async def read_canaries(self) -> dict[str, str]:
+        """The touches whose canary has passed."""
+        return (await self.home.stores.control.read(NAME, "email")).canaries
+
+    async def resume(self) -> None:
+        """Lift what pauses the channel, as an administrator does who has seen to it."""
+        if (await self.home.stores.control.read(NAME, "email")).pauses:
+            await self.home.operations.resume(NAME, "registrar")
+            self.resumed = True
 
     async def begin(self) -> None:
         """Version 1 of the campaign and the first sweep."""
@@ -504,7 +527,7 @@ def _says(status: int, field: str | None, message: str) -> web.Response:
 
 @contextlib.asynccontextmanager
 async def running_model(
-    connection_string: str, everybody: list[Someone], *, workers: int = 2
+    connection_string: str, everybody: list[Someone], *, workers: int = 2, canary: bool = False
 ) -> AsyncGenerator[World]:
     """The world over an empty storage account, with a sweep committed and nothing planned."""
     clock = ModelClock()
@@ -516,6 +539,7 @@ async def running_model(
         stack.push_async_callback(home.close)
         await home.account.create_all()
         world = World(home, clock, everybody, environment, http)
+        world.canary = canary
         for _ in range(workers):
             await stack.enter_async_context(world.running_worker())
         await world.begin()

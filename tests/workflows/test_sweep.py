@@ -206,9 +206,10 @@ async def test_what_passes_by_itself_puts_the_message_back_and_loses_nothing(
                 # The wait doubles where nobody says how long; the count of refusals says so.
                 expected = min(5 * 2**number, 300) if seconds == 5 else seconds
                 assert most - 1 <= expected <= least + 1, PASSING_FAULTS[number]
-                visible = await world.app.account.queue(NAMES.queues.sweep).peek_messages()
+                visible = await world.app.account.queue(NAMES.queues.sweep).peek_messages(32)
+                here = {decode_message(one.content, ReadPages).refusals for one in visible}
                 # One second is soon over, on a machine that is busy.
-                assert visible == [] or app.clock.storage_now() >= one.asked_at
+                assert number + 1 not in here or app.clock.storage_now() >= one.asked_at
                 await app.sweeps.repair()
                 assert await count_messages(world) == number + 1
                 message = ReadPages(sweep.number, name, 1, refusals=number + 1)
