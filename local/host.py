@@ -2,7 +2,8 @@
 
 It follows the real host where a function can tell the difference: batches and concurrency of a
 queue, renewed visibility, retries after `visibilityTimeout`, dequeue counts and poison queues,
-base64, past-due timers, authorisation levels. What it can't do, it refuses at start.
+base64, past-due timers, authorisation levels, timers that a setting switches off. What it can't do,
+it refuses at start.
 
 Three things differ, so that the local system is quick and its clock can be moved:
 
@@ -705,7 +706,8 @@ class Host:
 
     async def run(self, ready: Callable[[str], None], stop: asyncio.Event) -> None:
         """Serve until `stop`; tells `ready` the URL once everything listens."""
-        parts = [*self._listeners, *self._timers.values()]
+        timers = [timer for name, timer in self._timers.items() if not self._is_disabled(name)]
+        parts = [*self._listeners, *timers]
         try:
             async with asyncio.timeout(None) as limit:
                 url = await self._http.start(self._options.port)
@@ -722,7 +724,16 @@ class Host:
             names = ", ".join(self._functions.under_way)
             log.warning("ended %s after %.0f s of grace", names, self._options.grace)
 
+    def _is_disabled(self, function: str) -> bool:
+        """Whether a setting switches its trigger off, as in Azure; by hand it can be fired."""
+        return self._environment.get(_disabled(function), "").lower() in ("1", "true")
+
     def _add(self, function: FunctionInfo) -> None:
+        if function.trigger.type != "timerTrigger" and self._is_disabled(function.name):
+            raise SetupFault(
+                f"{_disabled(function.name)} is set, which this host heeds for timers alone.",
+                "Leave it out.",
+            )
         match function.trigger.type:
             case "queueTrigger":
                 self._listeners.append(self._listener(function.name, function.trigger))
@@ -787,6 +798,11 @@ class Host:
         for listener in self._listeners:
             if listener.queue_name == name:
                 listener.wake()
+
+
+def _disabled(function: str) -> str:
+    """The setting that switches a function off."""
+    return f"AzureWebJobs.{function}.Disabled"
 
 
 def _visibility(environment: Mapping[str, str]) -> int:

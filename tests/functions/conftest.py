@@ -74,7 +74,11 @@ async def running_worker(
 @contextlib.asynccontextmanager
 async def running_host(settings: Mapping[str, str]) -> AsyncGenerator[Part]:
     """The app in the local host, which serves its HTTP; its timers rest."""
-    rests = {"SWEEP_SCHEDULE": "0 0 0 29 2 *"}
+    rests = {
+        "SWEEP_SCHEDULE": "0 0 0 29 2 *",
+        "AzureWebJobs.release_due.Disabled": "true",
+        "AzureWebJobs.housekeeping.Disabled": "true",
+    }
     host = await start_part("local.host", ["--app", str(ROOT)], environment={**settings, **rests})
     try:
         yield host
