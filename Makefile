@@ -5,8 +5,8 @@ RUN := $(UV) run --quiet
 # Tests and the local system start hundreds of processes: where nothing keeps what Python compiles,
 # each compiles all of its packages anew, for three seconds.
 unexport PYTHONDONTWRITEBYTECODE
-# One more than processors: many tests wait for a moment.
-WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Two for each processor: many tests wait for a moment.
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2)
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check format bench chaos pictures package lock clean
 

@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from shared.stores.people import Person
     from shared.stores.queues import PlanShard
     from shared.stores.sweeps import Sweep
-    from shared.workflows.campaigns import CampaignBook, Standing
+    from shared.workflows.campaigns import Book, CampaignBook, Standing
 
 SEED_SHARD = 0
 """The shard in which the parcels of seed addresses are planned."""
@@ -178,7 +178,8 @@ class PlanWorkflow:
 
     async def _plan(self, message: PlanShard) -> bool:
         sweep = await self._stores.sweeps.read_committed()
-        standing = await self._find_standing(message)
+        book = await self._read_book(message)
+        standing = book.standings.get(message.campaign)
         if standing is None or sweep is None:
             return False
         if (message.sweep, message.version) != (sweep.number, standing.version):
@@ -188,21 +189,23 @@ class PlanWorkflow:
         of = {"campaign": standing.name, "shard": message.shard, "sweep": sweep.number}
         with span("plan shard", of | {"version": standing.version}, within=sweep.trace):
             try:
-                if not await self._plan_under(standing, sweep, message.shard):
+                if not await self._plan_under(book, standing, sweep, message.shard):
                     return False
             except Superseded:
                 return False
             verdict = await self.conclude(standing, sweep)
             return verdict is not None and verdict.go
 
-    async def _find_standing(self, message: PlanShard) -> Standing | None:
-        """The campaign, under the message's version at least: our view may be seconds older."""
-        standing = (await self._book.read()).standings.get(message.campaign)
+    async def _read_book(self, message: PlanShard) -> Book:
+        """The campaigns, the message's own under its version at least: our view may be seconds
+        older."""
+        book = await self._book.read()
+        standing = book.standings.get(message.campaign)
         if standing is None or standing.version < message.version:
-            standing = (await self._book.refresh()).standings.get(message.campaign)
-        return standing
+            return await self._book.refresh()
+        return book
 
-    async def _plan_under(self, standing: Standing, sweep: Sweep, shard: int) -> bool:
+    async def _plan_under(self, book: Book, standing: Standing, sweep: Sweep, shard: int) -> bool:
         """Returns whether the shard was planned by this call."""
         ledger = self._stores.ledger
         pair = (sweep.number, standing.version)
@@ -219,7 +222,7 @@ class PlanWorkflow:
         run_id = secrets.token_hex(6)
         run = await ledger.take_fence(standing.name, shard, fence, pair, run_id, began_at)
         survivors = await self._take_back(standing, run)
-        people = await self._read_people(standing, shard)
+        people = await self._read_people(book, standing, shard)
         facts = await self._load(standing.campaign, sweep, shard, run)
         await run.refresh()
         controls = await self._read_controls(standing)
@@ -247,14 +250,14 @@ class PlanWorkflow:
         )
         return True
 
-    async def _read_people(self, standing: Standing, shard: int) -> dict[bytes, Person]:
+    async def _read_people(self, book: Book, standing: Standing, shard: int) -> dict[bytes, Person]:
         """What is remembered of the shard's people, by this campaign or by another.
 
         What people say is written into every campaign that there is; this one may have come later.
         """
         asks = standing.campaign.done_when
         people = await self._stores.people.read_shard(standing.name, shard)
-        for other in (await self._book.read()).standings.values():
+        for other in book.standings.values():
             if other.name == standing.name:
                 continue
             proven = other.campaign.done_when in ("capable", asks)
@@ -524,16 +527,17 @@ class PlanWorkflow:
         if account is None:
             return None
         alone = Shard({person: account}, facts.codes, facts.excluded)
-        people = await self._read_people(standing, shard)
+        people = await self._read_people(await self._book.read(), standing, shard)
         (judged,) = self.judge(standing.campaign, sweep, alone, people)
         return judged
 
     async def list_due(self, standing: Standing, sweep: Sweep) -> dict[bytes, str]:
         """Everybody who is not registered and not excluded, with the reason why nothing can reach
         them; "" where something can."""
+        book = await self._book.read()
         due: dict[bytes, str] = {}
         for shard in range(len(SHARDS)):
-            people = await self._read_people(standing, shard)
+            people = await self._read_people(book, standing, shard)
             facts = await self._load(standing.campaign, sweep, shard)
             for judged in self.judge(standing.campaign, sweep, facts, people):
                 unregistered = judged.registration is Registration.UNREGISTERED
