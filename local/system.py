@@ -17,8 +17,9 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
@@ -36,8 +37,8 @@ from shared.rules.campaign import Campaign, CampaignMistakes
 from shared.rules.parcels import CHANNELS
 from shared.settings import is_loopback, read_settings
 
-LOCAL_SETTINGS = Path(__file__).resolve().parents[1] / ".local" / "settings.json"
-"""Where `nudge --local` finds the system that runs."""
+RUNNING = Path(__file__).resolve().parents[1] / ".local" / "running"
+"""Where `nudge --local` finds the systems that run: a file for each, by its process."""
 
 _PROVIDERS = ("SENDGRID_BASE_URL", "TWILIO_BASE_URL")
 _SERVICES = ("GRAPH_BASE_URL", *_PROVIDERS)
@@ -53,20 +54,34 @@ _HOST_GRACE = 8
 
 
 class RunningSystem(msgspec.Struct, frozen=True):
-    """What stands in that file: who runs the system, and the settings that it runs under."""
+    """What stands in such a file: who runs the system, and the settings that it runs under."""
 
     pid: int
     values: dict[str, str]
 
 
 def find_running_system() -> RunningSystem | None:
-    """The local system that runs on this machine. One that was killed has left its file behind."""
-    try:
-        found = msgspec.json.decode(LOCAL_SETTINGS.read_bytes(), type=RunningSystem)
-        os.kill(found.pid, 0)
-    except (OSError, msgspec.DecodeError):
-        return None
-    return found
+    """The local system that runs here, the youngest of several."""
+    return max(_list_running(), default=(0.0, None), key=itemgetter(0))[1]
+
+
+def _list_running() -> Iterator[tuple[float, RunningSystem]]:
+    """The systems that run, with the time of their start. One that was killed has left its file
+    behind, which goes."""
+    for file in RUNNING.glob("*.json"):
+        try:
+            found = msgspec.json.decode(file.read_bytes(), type=RunningSystem)
+            started_at = file.stat().st_mtime
+        except (OSError, msgspec.DecodeError):
+            continue  # it has just ended
+        try:
+            os.kill(found.pid, 0)
+        except ProcessLookupError:
+            file.unlink(missing_ok=True)
+        except PermissionError:
+            continue  # somebody else's, who has its number now
+        else:
+            yield started_at, found
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -371,20 +386,11 @@ def _keys(keep: Path | None) -> dict[str, str]:
 
 
 def _tell_where(stack: contextlib.AsyncExitStack, environment: dict[str, str]) -> None:
-    """Leave the settings where `nudge --local` looks, for as long as the system runs; but not
-    where another system that runs has left its own."""
-    if find_running_system():
-        return
-    LOCAL_SETTINGS.parent.mkdir(exist_ok=True)
-    fresh = LOCAL_SETTINGS.with_name(f"settings-{os.getpid()}.json")
+    """Leave the settings where `nudge --local` looks, for as long as the system runs."""
+    RUNNING.mkdir(parents=True, exist_ok=True)
+    file = RUNNING / f"{os.getpid()}.json"
+    fresh = file.with_suffix(".fresh")
     fresh.touch(mode=0o600)
     fresh.write_bytes(msgspec.json.encode(RunningSystem(os.getpid(), environment)))
-    fresh.replace(LOCAL_SETTINGS)
-
-    def remove() -> None:
-        with contextlib.suppress(FileNotFoundError):
-            found = msgspec.json.decode(LOCAL_SETTINGS.read_bytes(), type=RunningSystem)
-            if found.pid == os.getpid():
-                LOCAL_SETTINGS.unlink()
-
-    stack.callback(remove)
+    fresh.replace(file)
+    stack.callback(file.unlink, missing_ok=True)

@@ -221,7 +221,7 @@ async def test_message_of_a_function_is_seen_soon(
     before = SystemClock().campaign_now().timestamp()
     assert (await web.post("/order", data=order("prompt"))).status == 202
     [record] = await host.recorded(name="prompt", event="ended")
-    assert record["at"] - before < 0.5
+    assert record["at"] - before < 1
 
 
 async def test_missing_queue_was_borne_in_silence(host: RunningHost, directory: Path) -> None:
@@ -386,13 +386,10 @@ async def test_a_timer_that_a_setting_switches_off_is_fired_by_hand_alone(
             assert answer.status == 202
         await host.recorded(function="tick")
 
-    off = {
-        "AzureWebJobsStorage": own_storage,
-        "TICK_SCHEDULE": NEVER,
-        "AzureWebJobs.work.Disabled": "1",
-    }
-    with pytest.raises(SetupFault, match=r"AzureWebJobs\.work\.Disabled is set"):
-        await serve(Options(app=FIXTURE_APP), off)
+    off = {"AzureWebJobs.work.Disabled": "1"}
+    with pytest.raises(AssertionError, match=r"AzureWebJobs\.work\.Disabled is set"):
+        async with running_host(own_storage, tmp_path, settings=off):
+            pass
 
 
 # --- the end

@@ -23,6 +23,7 @@ from functions.wiring import App
 from local.inbox import Options as InboxOptions
 from local.inbox import SigningKey, Text, read_texts, running_inbox
 from local.parts import free_port
+from local.system import find_running_system
 from local.tenant import running_tenant
 from local.watch import Look, Patience, Progress
 from shared.clock import StorageTime, write_clock_file
@@ -301,7 +302,12 @@ async def test_a_refused_key_is_named_and_nothing_is_lost(tmp_path: Path) -> Non
             *words, SENDGRID_BASE_URL=inbox.url, SENDGRID_API_KEY="right"
         )
         assert (code, TOLD.sub("", error)) == (0, "")
-        assert len(await inbox.mails()) == json.loads(out)["recipients"]["email"] > 0
+        outcome, mails = json.loads(out), await inbox.mails()
+        # The minute's release may have let a parcel of the first call through: it is not counted
+        # among this call's.
+        assert 0 < outcome["recipients"]["email"] <= len(mails)
+        assert len(mails) == outcome["sweep"]["unregistered"] - outcome["sweep"]["unreachable"]
+        assert len(set(mails)) == len(mails)
         assert set(read_ledger(ledger)[0]) == {"accepted", "closed"}
 
 
@@ -373,6 +379,9 @@ async def test_no_process_outlives_a_supervisor_that_is_killed() -> None:
         parts = await all_parts(nudge)
         kill(nudge.process.pid)
         await until(lambda: gone(set(parts.values())))
+        await nudge.process.wait()
+        found = find_running_system()
+        assert found is None or found.pid != nudge.process.pid
 
 
 @pytest.mark.parametrize(
@@ -502,7 +511,18 @@ async def test_an_administrator_looks_pauses_and_resumes(system: UpAndRunning) -
 
 
 async def test_the_local_system_is_found_without_settings(system: UpAndRunning) -> None:
-    code, out, error = await run_nudge("status", "--local")
+    """Beside others, of tests that run now: the youngest is found, which ours is in the end."""
+
+    def is_ours() -> bool:
+        found = find_running_system()
+        assert found is not None
+        return found.pid == system.nudge.process.pid
+
+    async def ask() -> tuple[int, str, str] | None:
+        answer = await run_nudge("status", "--local") if is_ours() else None
+        return answer if is_ours() else None
+
+    code, out, error = await until(ask, seconds=180)
     assert (code, error) == (0, "")
     assert f"{NAME}: version 1, live, deadline 2027-03-31" in out
 

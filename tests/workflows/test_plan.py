@@ -503,14 +503,19 @@ async def test_planners_killed_anywhere_leave_no_trace_once_another_has_finished
 
         whole = Steps(world.another_app().plans.plan(PlanShard(NAME, 15, 2, 1)), -1)
         await whole
+        killed = 0
         for shard in range(15):
             app = world.another_app()
             at = whole.taken * (shard + 1) // 16
             task = asyncio.create_task(
                 _run(Steps(app.plans.plan(PlanShard(NAME, shard, 2, 1)), at))
             )
-            with pytest.raises(asyncio.CancelledError):
+            try:
                 await task
+            except asyncio.CancelledError:
+                killed += 1
+        # The last ones may have ended before: no two of them take quite as many steps.
+        assert killed > 12
         assert await world.app.stores.control.read_verdict(NAME, (2, 1)) is None
 
         await asyncio.sleep(1.8)  # a fence rests 0.6 s here; storage tells whole seconds
