@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import socket
 import sys
 from collections import deque
@@ -121,7 +122,13 @@ def last_lines(log: Path) -> str:
 
 
 def free_port() -> int:
-    """A port of the loopback address that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback address that was free just now.
+
+    It is none of those that the system gives to whoever asks for any, which begin at 32768: one of
+    these could be another's before it is listened on.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

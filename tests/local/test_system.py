@@ -453,9 +453,7 @@ class UpAndRunning:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def system() -> AsyncGenerator[UpAndRunning]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with contextlib.closing(Terminal()) as terminal:
         words = ("--alumni", "300", "--port", str(port))
         async with running_nudge(*words, terminal=terminal.theirs) as nudge:
