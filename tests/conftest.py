@@ -1,7 +1,7 @@
 """What tests share: storage of their own, the skip policy, and the closing summary.
 
-Storage is Azurite, one process for each process of tests; each test gets an account that no other
-test has used.
+Storage is Azurite, in processes of their own for each process of tests; each test gets an account
+that no other test has used.
 """
 
 from __future__ import annotations

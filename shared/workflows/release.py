@@ -453,10 +453,9 @@ class ReleaseWorkflow:
             if p.state is State.CLAIMED
             or (p.state is State.PLANNED and p.released_at and p.released_at > dropped_before)
         ]
-        if standing.campaign.sending.live_canary:
-            due = await self._let_canaries_go_first(
-                *(standing, channel, parcels, due, control), complete=len(shards) == len(SHARDS)
-            )
+        due = await self._let_canaries_go_first(
+            *(standing, channel, parcels, due, control), complete=len(shards) == len(SHARDS)
+        )
         due.sort(key=_turn)
         if probe:
             # One after the other: a parcel may be the very cause of the set-up fault.

@@ -17,7 +17,8 @@ async def test_ten_kills(tmp_path: Path) -> None:
     said: list[str] = []
     outcome = await run_storm(tmp_path, size, say=said.append)
     assert outcome.findings.breaches == (), "\n".join(said)
-    # It was a storm. What it cut short, and how many of its calls stay in doubt, is chance.
-    assert outcome.kills.total() >= 10, said
-    assert outcome.kills.keys() - {NOTHING}, said
+    # It was a storm.
+    assert len(outcome.kills.keys() - {NOTHING}) > 2, said
+    assert outcome.findings.doubtful
+    # How many of a storm's calls stay in doubt is chance.
     assert outcome.findings.recipients > outcome.findings.due / 2

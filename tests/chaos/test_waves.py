@@ -78,7 +78,7 @@ async def test_two_hosts_are_faster_than_one(tmp_path: Path) -> None:
         await finish(scene, host)
         found = judge(await scene.look(doubts_settled=False))
     assert (found.breaches, found.doubled) == ((), {})
-    assert together > 1.15 * alone, "twice as many, where nothing else holds a machine up"
+    assert together > 1.3 * alone
 
 
 async def test_what_is_done_in_the_middle_of_a_wave_is_heeded(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ async def test_message_of_a_function_is_seen_soon(
     before = SystemClock().campaign_now().timestamp()
     assert (await web.post("/order", data=order("prompt"))).status == 202
     [record] = await host.recorded(name="prompt", event="ended")
-    assert record["at"] - before < 1
+    assert record["at"] - before < 0.5
 
 
 async def test_missing_queue_was_borne_in_silence(host: RunningHost, directory: Path) -> None:
@@ -367,8 +367,12 @@ async def test_tick_missed_while_no_host_ran_is_past_due(own_storage: str, tmp_p
 async def test_ticks_follow_real_time(own_storage: str, tmp_path: Path) -> None:
     every_second = {"TICK_SCHEDULE": "* * * * * *"}
     async with running_host(own_storage, tmp_path, settings=every_second) as host:
-        ticks = await host.recorded(2, function="tick")
+        ticks = await host.recorded(4, function="tick")
     assert not any(one["past_due"] for one in ticks)
+    times = [one["at"] for one in ticks]
+    # As the seconds begin, and once in each: a busy machine may write one down a while later.
+    assert min(at % 1 for at in times) < 0.5
+    assert times[3] - times[0] > 2
 
 
 async def test_a_timer_that_a_setting_switches_off_is_fired_by_hand_alone(

@@ -14,7 +14,7 @@ from tests.model.planted import MISTAKES, ROOT, Mistake, search
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "12"))
 
 FOUND_SOON = ("claim after the call", "others that do not wait for their canary")
-"""The others take the machine a minute or more: `python -m tests.model --planted`."""
+"""Within seconds. Some of the others take minutes: `python -m tests.model --planted`."""
 
 
 @pytest.fixture(autouse=True)
